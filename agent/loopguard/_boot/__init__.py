@@ -1,0 +1,1 @@
+"""What the launcher puts first on ``PYTHONPATH``; see sitecustomize.py."""

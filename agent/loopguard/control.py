@@ -1,0 +1,109 @@
+"""Switches the agent on and off for this process: one state, three users.
+
+`install`, the middleware and `watch` come here; so does the start-up hook.
+Nothing is measured before a loop runs: the agent in C makes its segment then,
+never at import and never in a process that only supervises others.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from loopguard import _agent, patches, routes
+from loopguard.asgi_types import ASGIApp
+from loopguard.config import LoopGuardConfig, switched_off
+
+_log = logging.getLogger("loopguard")
+
+
+class _State:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.config: LoopGuardConfig | None = None  # None: not started
+        self.reported = ""  # last reason logged
+
+
+_state = _State()
+
+
+def start(config: LoopGuardConfig) -> bool:
+    """Arms the agent; the first configuration of a process holds until `stop`.
+
+    Returns:
+        False when loopguard is switched off or could not start: then the
+        caller leaves the application as it is. The reason is logged once and
+        shown by the viewer.
+    """
+    reason = switched_off() or ("" if config.enabled else "enabled=False in LoopGuardConfig")
+    with _state.lock:
+        if reason:
+            if _state.config is None:
+                _agent.off(reason)
+            return False
+        if _state.config is None:
+            return _arm(config)
+        # what the middleware does with an answer is not the agent's affair
+        if config.to_settings() != _state.config.to_settings():
+            _report("another configuration is already in force; this one is ignored")
+        return True
+
+
+def is_running() -> bool:
+    """Whether the agent is armed in this process."""
+    return _state.config is not None
+
+
+def measured(app: ASGIApp) -> ASGIApp:
+    """`app` wrapped by the agent; an app already wrapped comes back as it is.
+
+    Call after `start` has said True."""
+    return _agent.wrap(app)
+
+
+def stop() -> None:
+    """Takes loopguard out of this process.
+
+    Threads, task factories, replaced functions and class attributes are as
+    before; the segment goes or stays by `keep_segment`. An attribute that
+    somebody else has patched since is left alone, and that is logged. Wrapped
+    applications stay callable and pass everything through. Safe to call twice.
+    """
+    with _state.lock:
+        for name in patches.undo():
+            _log.warning("%s was patched by others after loopguard; it stays wrapped", name)
+        if _state.config is not None:
+            _state.config = None
+            _agent.stop()
+            _agent.set_route_namer(None)
+
+
+def status() -> dict[str, object]:
+    """What the agent does in this process.
+
+    Returns:
+        A new dict: features on or off with their reasons, the path of the
+        segment (None before a loop ran), counters, and ``"patched"``, the names
+        of the Python attributes that are replaced at this moment.
+    """
+    return {**_agent.status(), "patched": patches.names()}
+
+
+def _arm(config: LoopGuardConfig) -> bool:
+    try:
+        _agent.start(config.to_settings())
+    except (OSError, RuntimeError) as error:
+        # the worker serves without us
+        _agent.off(str(error))
+        _report(f"switched off: {error}")
+        return False
+    _state.config = config
+    _agent.set_route_namer(routes.template)
+    patches.apply()
+    return True
+
+
+def _report(text: str) -> None:
+    if text != _state.reported:
+        _state.reported = text
+        _log.warning("%s", text)

@@ -1,0 +1,33 @@
+"""The middleware: the way in for any ASGI framework that wraps its `app`."""
+
+from __future__ import annotations
+
+from loopguard import control
+from loopguard.asgi_types import ASGIApp, Receive, Scope, Send
+from loopguard.config import LoopGuardConfig
+
+
+class LoopGuardMiddleware:
+    """Measures every request, WebSocket and lifespan that passes through.
+
+        app.add_middleware(LoopGuardMiddleware)
+        app.add_middleware(LoopGuardMiddleware, config=LoopGuardConfig(stack_depth=32))
+
+    What runs outside of it is not charged to the request; add it last, or use
+    `loopguard.install(app)`, to have it outermost. Responses, exceptions and
+    cancellation pass through as they are.
+
+    Args:
+        app: the next ASGI application.
+        config: options; None takes the environment and the defaults. The first
+            configuration of a process holds.
+    """
+
+    def __init__(self, app: ASGIApp, config: LoopGuardConfig | None = None) -> None:
+        self.app = app
+        self.config = LoopGuardConfig() if config is None else config
+        self._next = control.measured(app) if control.start(self.config) else app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # returned, because an application may return something to its caller
+        return await self._next(scope, receive, send)

@@ -1,0 +1,117 @@
+"""The Python attributes that loopguard replaces, and how they come back.
+
+Routing tells us the endpoint of a request before its handler runs, so that a
+block is named while it lasts. Starlette calls ``route.handle``; FastAPI and its
+included routers override it. Modules that are not imported yet are patched
+right after their import.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from loopguard import _agent
+from loopguard.imports import ImportHooks
+
+# module -> (class, kind of its `handle`)
+_ROUTE_CLASSES: dict[str, tuple[tuple[str, str], ...]] = {
+    "starlette.routing": (
+        ("Route", "route"),
+        ("WebSocketRoute", "route"),
+        ("Mount", "mount"),
+        ("Host", "mount"),
+    ),
+    "fastapi.routing": (
+        ("APIRoute", "route"),
+        ("APIWebSocketRoute", "route"),
+        ("_FrontendRouteGroup", "route"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class _Patch:
+    owner: Any  # a class or a module
+    name: str
+    original: Any  # what stood in the owner's own namespace ...
+    had_own: bool  # ... if anything did
+    replacement: Any
+
+
+_hooks = ImportHooks()
+_patches: list[_Patch] = []
+# application -> (attribute, id of what we put there). Weak: an application is
+# not kept alive by being measured.
+_instances: weakref.WeakKeyDictionary[Any, tuple[str, int]] = weakref.WeakKeyDictionary()
+
+
+def apply() -> None:
+    """Patches the routes of Starlette and FastAPI, now or once imported."""
+    for module in _ROUTE_CLASSES:
+        when_imported(module, _patch_routes)
+
+
+def when_imported(name: str, patch: Callable[[ModuleType], None]) -> None:
+    """Calls `patch(module)` now or right after its import, until `undo`."""
+    _hooks.when_imported(name, patch)
+
+
+def replace(owner: Any, name: str, replacement: Any) -> None:
+    """Sets `owner.name`, of a class or a module, until `undo`."""
+    own = vars(owner)
+    _patches.append(_Patch(owner, name, own.get(name), name in own, replacement))
+    setattr(owner, name, replacement)
+
+
+def shadow(instance: Any, name: str, replacement: Any) -> None:
+    """Sets `replacement` on one instance, over its class's `name`, until `undo`."""
+    setattr(instance, name, replacement)
+    _instances[instance] = (name, id(replacement))
+
+
+def undo() -> list[str]:
+    """Puts everything back, last first.
+
+    Returns:
+        Names of attributes that others have patched since; those are left.
+    """
+    _hooks.clear()
+    left = []
+    while _patches:
+        patch = _patches.pop()
+        if vars(patch.owner).get(patch.name) is not patch.replacement:
+            left.append(_name(patch))
+        elif patch.had_own:
+            setattr(patch.owner, patch.name, patch.original)
+        else:
+            delattr(patch.owner, patch.name)
+    for instance, (name, ours) in list(_instances.items()):
+        if id(vars(instance).get(name)) == ours:
+            delattr(instance, name)
+        else:
+            left.append(f"{type(instance).__qualname__}.{name} of one application")
+    _instances.clear()
+    return left
+
+
+def names() -> tuple[str, ...]:
+    """The attributes replaced now, such as "starlette.routing.Mount.handle"."""
+    return tuple(_name(patch) for patch in _patches)
+
+
+def _patch_routes(module: ModuleType) -> None:
+    for class_name, kind in _ROUTE_CLASSES[module.__name__]:
+        cls = getattr(module, class_name, None)
+        # a class that inherits `handle` is served by its base
+        if cls is not None and "handle" in vars(cls):
+            replace(cls, "handle", _agent.route_handle(cls.handle, kind))
+
+
+def _name(patch: _Patch) -> str:
+    if isinstance(patch.owner, ModuleType):
+        return f"{patch.owner.__name__}.{patch.name}"
+    return f"{patch.owner.__module__}.{patch.owner.__qualname__}.{patch.name}"
