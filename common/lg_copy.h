@@ -15,7 +15,12 @@
 /* Installs the guard once; 0 or -errno. */
 int lg_copy_guard(void);
 
-/* `from` and `length` are multiples of 8. */
+/* `from` and `length` are multiples of 8. 0 or LG_ETRUNCATED. */
 int lg_copy(void *to, const void *from, size_t length);
+
+/* The same guard around `take(arg)`, which may load from [map, map + length)
+ * with lg_copy(), lg_seq_read() and lg_ring_read() and write private memory.
+ * A hit leaves it in the middle: it must hold no lock and allocate nothing. */
+int lg_copy_run(const void *map, size_t length, void (*take)(void *arg), void *arg);
 
 #endif

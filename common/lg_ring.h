@@ -74,8 +74,16 @@ struct lg_cursor {
 
 enum lg_ring_mode { LG_RING_LIVE, LG_RING_DEAD };
 
-/* Any thread; `ring` and `slots` may lie in a read-only mapping or in a copy.
- * capacity and first_slot must have been checked (lg_geometry_check()).
+/* The bounds check of a ring's own numbers, on a private copy of its head:
+ * capacity is a power of two and its slots end within `slot_count`, the
+ * extent of RING_SLOTS. */
+bool lg_ring_fits(const struct lg_ring *copy, uint64_t slot_count);
+
+/* Any thread. `slots`: the first slot of this ring, that is the base of
+ * RING_SLOTS plus the checked first_slot; `capacity` as checked by
+ * lg_ring_fits(). Neither is read from `ring` again. A live ring is read in
+ * the mapping (under lg_copy_run()): a plain copy holds each sequence only
+ * once and cannot prove a record whole. The dead are read from copies.
  * Copies the next record; false when none is waiting. With LG_RING_DEAD also
  * a record committed just before death is found and a torn one counted.
  * Afterwards seen + lapped + torn == tickets passed. */

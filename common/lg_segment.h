@@ -60,6 +60,11 @@ struct lg_segment {
     uint32_t stack_count;
     uint32_t frame_count;
     uint32_t feature_count;
+    uint32_t hist_count;
+    /* Private cursors: what is in the segment is never read back to index it. */
+    uint64_t strings_used;
+    uint64_t frames_used;
+    int owner_pid;                      /* close() by anybody else only forgets */
 };
 
 /* O_EXCL, flock (20 tries of 1 ms), tmpfs check, fallocate, every page
@@ -79,7 +84,8 @@ void lg_segment_forget(struct lg_segment *seg);
  * descriptor (kept open by the caller) or -errno. */
 int lg_segment_off_note(const struct lg_proc_info *proc, const char *reason);
 
-/* Appends to STRINGS; 0 = no place (or an empty text). Cut at LG_MAX_STRING,
+/* Both appends: one thread at a time (the agent's mutex); counting in SELF is
+ * the caller's. Appends to STRINGS; 0 = no place (or an empty text). Cut at LG_MAX_STRING,
  * never in mid UTF-8. No duplicate check: the agent keeps that table itself. */
 uint32_t lg_strings_append(struct lg_segment *seg, const char *text, size_t length);
 
