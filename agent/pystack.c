@@ -1,0 +1,806 @@
+/*
+ * pystack.c - the stack of a Python thread, taken without the GIL.
+ *
+ * lg_pystack_open() and lg_pystack_thread_here() want the GIL; all else runs
+ * on any thread without it and calls no Python function. What is read of a
+ * running thread may change under our eyes or be freed: it is copied first
+ * (memread.c), then looked at, and believed only after the checks at the top
+ * of pystack.h.
+ *
+ * This is the one file that is compiled with CPython's internal headers.
+ */
+#define Py_BUILD_CORE 1
+#include <Python.h>
+
+#include "pystack_impl.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "../common/lg_atomic.h"
+
+#if defined(Py_GIL_DISABLED)
+#define OFF_REASON "free-threaded Python is not supported"
+#elif PY_VERSION_HEX < 0x03090000
+#define OFF_REASON "Python before 3.9 is not supported"
+#elif PY_VERSION_HEX < 0x030a0000
+#include "pyframes_39.h"
+#elif PY_VERSION_HEX < 0x030b0000
+#include "pyframes_310.h"
+#elif PY_VERSION_HEX < 0x030c0000
+#include "pyframes_311.h"
+#elif PY_VERSION_HEX < 0x030d0000
+#include "pyframes_312.h"
+#elif PY_VERSION_HEX < 0x030e0000
+#include "pyframes_313.h"
+#elif PY_VERSION_HEX < 0x030f0000 && defined(LG_PYSTACK_314)
+#include "pyframes_314.h"
+#else
+#define OFF_REASON "this Python's frames are not known"
+#endif
+
+#ifdef OFF_REASON
+static void
+fill_layout(struct lg_pylayout *l)
+{
+    (void)l;
+}
+
+static void
+fill_gil(struct lg_pystack *ps, PyInterpreterState *interp)
+{
+    (void)ps;
+    (void)interp;
+}
+#else
+#define OFF_REASON "this Python's frames are not known"
+#endif
+
+#define CAPTURE_TRIES 3
+#define ROOT_WITNESSES 3        /* further walks that must end at the same root */
+#define CHUNKS_MAX 64
+#define FRAME_BEGIN (-2)        /* 3.11: the code unit before the first */
+#define REFCOUNT_MAX UINT32_MAX /* also the count of an immortal object, 3.12+ */
+
+/* One frame as copied, before it is believed. */
+struct raw_frame {
+    struct lg_pyentry entry;
+    uint64_t previous;
+};
+
+static const char *learn(struct lg_pystack *ps);
+static bool layout_fits(const struct lg_pylayout *l);
+static uint32_t find_pthread_tid(void);
+static void set_reason(char *reason, size_t size_bytes, const char *why);
+static void test_it(struct lg_pystack *ps);
+static int walk_thread(struct lg_pystack_walker *w, const struct lg_pystack_thread *thread,
+                       struct lg_pywalk *walk);
+static int read_tstate(struct lg_pystack_walker *w, uint64_t tstate, char *bytes);
+static int read_frame(struct lg_pystack_walker *w, uint64_t addr, struct raw_frame *out);
+static const char *window_at(struct lg_pystack_walker *w, uint64_t addr, uint32_t size_bytes);
+static bool parse_frame(const struct lg_pylayout *l, uint64_t addr, const char *bytes,
+                        struct raw_frame *out);
+static bool walks_agree(const struct lg_pywalk *a, const struct lg_pywalk *b);
+static uint32_t common_root_part(const struct lg_pywalk *a, const struct lg_pywalk *b);
+static uint64_t root_of(const struct lg_pywalk *walk);
+static bool root_is_proven(struct lg_pystack_walker *w, const struct lg_pystack_thread *thread,
+                           const struct lg_pywalk *walk, struct lg_pywalk *scratch);
+static uint64_t data_stack_base(struct lg_pystack_walker *w, uint64_t chunk);
+static int check_codes(struct lg_pystack_walker *w, const struct lg_pyentry *entries,
+                       uint32_t count, struct lg_pystack_sample *out);
+static int read_codes(struct lg_pystack_walker *w, const struct lg_pyentry *entries,
+                      uint32_t count);
+static int keep_frame(const struct lg_pystack *ps, const struct lg_pyentry *entry,
+                      const char *code, uint64_t name_hash, struct lg_pystack_sample *out);
+static uint64_t first_frame(const struct lg_pylayout *l, uint64_t tstate);
+
+/* --- The interpreter ------------------------------------------------------ */
+
+int
+lg_pystack_open(struct lg_pystack **out)
+{
+    struct lg_pystack *ps = calloc(1, sizeof(*ps));
+    if (ps == NULL) {
+        return -ENOMEM;
+    }
+    const char *why = learn(ps);
+    set_reason(ps->reason, sizeof(ps->reason), why);
+    set_reason(ps->gil_reason, sizeof(ps->gil_reason), why);
+    ps->works = why == NULL;            /* for the self-test's own captures */
+    if (ps->works) {
+        test_it(ps);
+        ps->works = ps->reason[0] == '\0';
+    }
+    *out = ps;
+    return 0;
+}
+
+void
+lg_pystack_close(struct lg_pystack *ps)
+{
+    free(ps);
+}
+
+const char *
+lg_pystack_reason(const struct lg_pystack *ps)
+{
+    return ps->reason;
+}
+
+const char *
+lg_pystack_gil_reason(const struct lg_pystack *ps)
+{
+    return ps->gil_reason;
+}
+
+/* --- One user's tools ----------------------------------------------------- */
+
+int
+lg_pystack_walker_open(const struct lg_pystack *ps, struct lg_pystack_walker **out)
+{
+    if (!ps->works) {
+        return -ENOTSUP;
+    }
+    struct lg_pystack_walker *w = malloc(sizeof(*w));
+    if (w == NULL) {
+        return -ENOMEM;
+    }
+    memset(w, 0, sizeof(*w));           /* touched now, not at the first stall */
+    w->ps = ps;
+    int err = lg_memread_init(&w->mem);
+    if (err != 0) {
+        free(w);
+        return err;
+    }
+    *out = w;
+    return 0;
+}
+
+void
+lg_pystack_walker_close(struct lg_pystack_walker *walker)
+{
+    free(walker);
+}
+
+void
+lg_pystack_walker_after_fork(struct lg_pystack_walker *walker)
+{
+    lg_memread_after_fork(&walker->mem);
+}
+
+const char *
+lg_pystack_walker_reader(const struct lg_pystack_walker *walker)
+{
+    return lg_memread_name(&walker->mem);
+}
+
+/* --- Threads -------------------------------------------------------------- */
+
+int
+lg_pystack_thread_here(const struct lg_pystack *ps, struct lg_pystack_thread *out)
+{
+    if (!ps->works) {
+        return -ENOTSUP;
+    }
+    const struct lg_pylayout *l = &ps->layout;
+    PyThreadState *tstate = PyThreadState_Get();
+    struct lg_pystack_thread t = {
+        .tstate = (uint64_t)(uintptr_t)tstate,
+        .tstate_id = PyThreadState_GetID(tstate),
+        .pthread_id = (uint64_t)tstate->thread_id,
+        .native_tid = (int32_t)syscall(SYS_gettid),
+    };
+    for (uint64_t frame = first_frame(l, t.tstate); frame != 0;) {
+        struct raw_frame raw;
+        const char *bytes = (const char *)(uintptr_t)frame;
+        if (!parse_frame(l, frame, bytes, &raw)) {
+            return -ESRCH;
+        }
+        if (raw.entry.owner != LG_OWNER_C) {
+            t.root = frame;
+        }
+        frame = raw.previous;
+    }
+    if (t.root == 0) {
+        return -ESRCH;
+    }
+    *out = t;
+    return 0;
+}
+
+int
+lg_pystack_thread_at(struct lg_pystack_walker *walker, uint64_t tstate,
+                     struct lg_pystack_thread *out)
+{
+    if (walker == NULL) {
+        return -ENOTSUP;
+    }
+    const struct lg_pystack *ps = walker->ps;
+    char bytes[LG_TSTATE_BYTES];
+    int err = lg_memread_begin(&walker->mem);
+    if (err != 0) {
+        return err;
+    }
+    err = read_tstate(walker, tstate, bytes);
+    if (err == 0) {
+        struct lg_pystack_thread t = {
+            .tstate = tstate,
+            .tstate_id = lg_load_u64(bytes + ps->layout.ts_id),
+            .pthread_id = lg_load_u64(bytes + ps->layout.ts_thread_id),
+        };
+        if (ps->layout.ts_native_id != LG_ABSENT) {
+            t.native_tid = lg_load_i32(bytes + ps->layout.ts_native_id);
+        }
+        else if (ps->pthread_tid == 0 ||
+                 lg_memread_copy(&walker->mem, t.pthread_id + ps->pthread_tid, &t.native_tid,
+                                 sizeof(t.native_tid)) != 0) {
+            t.native_tid = 0;
+        }
+        *out = t;
+    }
+    lg_memread_end(&walker->mem);
+    return err;
+}
+
+/* --- Captures ------------------------------------------------------------- */
+
+int
+lg_pystack_capture(struct lg_pystack_walker *walker, const struct lg_pystack_thread *thread,
+                   struct lg_pystack_sample *out)
+{
+    if (walker == NULL) {
+        return -ENOTSUP;
+    }
+    struct lg_pywalk *a = &walker->first;
+    struct lg_pywalk *b = &walker->second;
+    struct lg_pystack_sample sample = {0};
+    int last_err = 0;
+    int err = lg_memread_begin(&walker->mem);
+    if (err != 0) {
+        return err;
+    }
+
+    for (int i = 0; i < CAPTURE_TRIES; i++) {
+        last_err = walk_thread(walker, thread, a);
+        if (last_err == 0) {
+            last_err = walk_thread(walker, thread, b);
+        }
+        if (last_err != 0 || !walks_agree(a, b)) {
+            err = -EAGAIN;
+            continue;
+        }
+        err = root_is_proven(walker, thread, a, b)
+                  ? check_codes(walker, a->entries, a->depth, &sample)
+                  : -EAGAIN;
+        if (err == 0) {
+            sample.flags |= a->whole ? 0 : LG_PYSTACK_CUT;
+            goto done;
+        }
+    }
+    if (last_err == 0) {
+        uint32_t kept = common_root_part(a, b);
+        const struct lg_pyentry *entries = a->entries + (a->depth - kept);
+        err = kept > 0 && root_is_proven(walker, thread, a, b)
+                  ? check_codes(walker, entries, kept, &sample)
+                  : -EAGAIN;
+        sample.flags |= LG_PYSTACK_MOVING;
+    }
+    else if (last_err == -ESRCH || last_err == -EACCES || last_err == -EMFILE) {
+        err = last_err;
+    }
+done:
+    lg_memread_end(&walker->mem);
+    if (err == 0) {
+        out->depth = sample.depth;
+        out->flags = sample.flags;
+        memcpy(out->frames, sample.frames, sample.depth * sizeof(sample.frames[0]));
+    }
+    return err;
+}
+
+int
+lg_pystack_capture_own(const struct lg_pystack *ps, const struct lg_pystack_thread *thread,
+                       struct lg_pystack_sample *out)
+{
+    if (!ps->works) {
+        return -ENOTSUP;
+    }
+    const struct lg_pylayout *l = &ps->layout;
+    struct lg_pystack_sample sample;    /* 1 KiB: frames are set as they come */
+    sample.depth = 0;
+    sample.flags = 0;
+    uint64_t frame = first_frame(l, thread->tstate);
+    for (uint32_t steps = 0; frame != 0 && steps < LG_WALK_MAX; steps++) {
+        struct raw_frame raw;
+        if (!parse_frame(l, frame, (const char *)(uintptr_t)frame, &raw)) {
+            return -EAGAIN;
+        }
+        if (raw.entry.owner != LG_OWNER_C) {
+            const char *code = (const char *)(uintptr_t)raw.entry.code;
+            uint64_t hash = 0;
+            if (l->co_version == LG_ABSENT) {
+                const char *name = (const char *)(uintptr_t)lg_load_u64(code + l->co_name);
+                hash = lg_load_u64(name + offsetof(PyASCIIObject, hash));
+            }
+            if (sample.depth == LG_PYSTACK_DEPTH) {
+                break;
+            }
+            int err = keep_frame(ps, &raw.entry, code, hash, &sample);
+            if (err != 0) {
+                return err;
+            }
+        }
+        frame = raw.previous;
+    }
+    sample.flags |= frame != 0 ? LG_PYSTACK_CUT : 0;
+    out->depth = sample.depth;
+    out->flags = sample.flags;
+    memcpy(out->frames, sample.frames, sample.depth * sizeof(sample.frames[0]));
+    return 0;
+}
+
+/* --- The GIL and the collector -------------------------------------------- */
+
+int
+lg_pystack_gil_range(const struct lg_pystack *ps, uint64_t *start, uint64_t *end)
+{
+    if (ps->gil_reason[0] != '\0') {
+        return -ENOTSUP;
+    }
+    *start = ps->gil_start;
+    *end = ps->gil_end;
+    return 0;
+}
+
+bool
+lg_pystack_gil_held(const struct lg_pystack *ps, uint64_t *tstate)
+{
+    *tstate = 0;
+    if (ps->gil_reason[0] != '\0') {
+        return false;
+    }
+    /* Static memory of the interpreter. A sample of one instant: nothing else
+     * is concluded from these two words, so no order is needed. */
+    if (lg_load32_relaxed((const uint32_t *)(uintptr_t)ps->gil_locked) != 1) {
+        return false;
+    }
+    *tstate = lg_load_relaxed((const uint64_t *)(uintptr_t)ps->gil_holder);
+    return true;
+}
+
+bool
+lg_pystack_collecting(struct lg_pystack_walker *walker)
+{
+    if (walker == NULL || walker->ps->gil_reason[0] != '\0') {
+        return false;
+    }
+    /* Not a plain read: before 3.11 the interpreter state is heap memory,
+     * which goes away when the interpreter is finalized. */
+    int32_t collecting = 0;
+    if (lg_memread_begin(&walker->mem) != 0) {
+        return false;
+    }
+    int err = lg_memread_copy(&walker->mem, walker->ps->gc_collecting, &collecting,
+                              sizeof(collecting));
+    lg_memread_end(&walker->mem);
+    return err == 0 && collecting != 0;
+}
+
+/* --- Shared with the other two sources ------------------------------------ */
+
+bool
+lg_pycode_is_alive(const struct lg_pystack *ps, const char *code)
+{
+    /* The first word of a freed block is the allocator's: zero or a pointer. */
+    uint64_t refcount = lg_load_u64(code + offsetof(PyObject, ob_refcnt));
+    return refcount - 1 < REFCOUNT_MAX &&
+           lg_load_u64(code + offsetof(PyObject, ob_type)) == ps->code_type;
+}
+
+uint32_t
+lg_pycode_stamp(const struct lg_pylayout *l, const char *code, uint64_t name_hash)
+{
+    uint64_t h = (uint32_t)lg_load_i32(code + l->co_first_line);
+    h = lg_mix(h, lg_load_u64(code + l->co_file));
+    h = lg_mix(h, lg_load_u64(code + l->co_name));
+    h = lg_mix(h, lg_load_u64(code + l->co_lines));
+    h = lg_mix(h, lg_load_u64(code + l->co_consts));
+    if (l->co_version != LG_ABSENT) {
+        /* Never given twice, even where all addresses are used again. */
+        h = lg_mix(h, (uint32_t)lg_load_i32(code + l->co_version));
+    }
+    else {
+        h = lg_mix(h, name_hash);
+    }
+    return (uint32_t)h;
+}
+
+/* --- What is known of the interpreter --------------------------------------- */
+
+static const char *
+learn(struct lg_pystack *ps)
+{
+    PyInterpreterState *interp = PyInterpreterState_Main();
+    fill_layout(&ps->layout);
+    if (ps->layout.name == NULL || !layout_fits(&ps->layout)) {
+        return OFF_REASON;
+    }
+    if (PyInterpreterState_Get() != interp) {
+        return "not the main interpreter";
+    }
+    ps->interp = (uint64_t)(uintptr_t)interp;
+    ps->code_type = (uint64_t)(uintptr_t)&PyCode_Type;
+    ps->str_type = (uint64_t)(uintptr_t)&PyUnicode_Type;
+    ps->bytes_type = (uint64_t)(uintptr_t)&PyBytes_Type;
+    ps->pthread_tid = find_pthread_tid();
+    fill_gil(ps, interp);
+    return NULL;
+}
+
+static bool
+layout_fits(const struct lg_pylayout *l)
+{
+    return l->ts_bytes <= LG_TSTATE_BYTES && l->fr_bytes <= LG_FRAME_BYTES &&
+           l->co_bytes <= LG_CODE_BYTES;
+}
+
+/* 3.9 and 3.10 know a thread's pthread_t only. glibc tells debuggers where in
+ * it the kernel's number lies; other libcs do not. */
+static uint32_t
+find_pthread_tid(void)
+{
+    const uint32_t *desc = dlsym(RTLD_DEFAULT, "_thread_db_pthread_tid");
+    if (desc == NULL || desc[0] != 32 || desc[1] != 1 || desc[2] == 0 || desc[2] > 4096) {
+        return 0;
+    }
+    const char *self = (const char *)(uintptr_t)PyThread_get_thread_ident();
+    return lg_load_i32(self + desc[2]) == (int32_t)syscall(SYS_gettid) ? desc[2] : 0;
+}
+
+static void
+set_reason(char *reason, size_t size_bytes, const char *why)
+{
+    size_t n = why != NULL ? strlen(why) : 0;
+    n = n < size_bytes ? n : size_bytes - 1;
+    if (n > 0) {
+        memcpy(reason, why, n);
+    }
+    reason[n] = '\0';
+}
+
+/* Runs Python code; a pending exception stays as it was. */
+static void
+test_it(struct lg_pystack *ps)
+{
+    struct lg_pystack_walker *walker = NULL;
+    /* PyErr_Fetch() is deprecated from 3.12 on, the new name is not older. */
+#if PY_VERSION_HEX >= 0x030c0000
+    PyObject *pending = PyErr_GetRaisedException();
+#else
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+#endif
+    const char *why = "own memory cannot be read here";
+    if (lg_pystack_walker_open(ps, &walker) == 0) {
+        why = lg_pystack_selftest(ps, walker);
+    }
+    set_reason(ps->reason, sizeof(ps->reason), why);
+    if (why == NULL) {
+        why = lg_pystack_selftest_gil(ps, walker);
+    }
+    set_reason(ps->gil_reason, sizeof(ps->gil_reason), why);
+    lg_pystack_walker_close(walker);
+    PyErr_Clear();
+#if PY_VERSION_HEX >= 0x030c0000
+    PyErr_SetRaisedException(pending);
+#else
+    PyErr_Restore(type, value, traceback);
+#endif
+}
+
+/* --- One walk -------------------------------------------------------------- */
+
+/* Copies the chain of frames as it is met. What it holds is consistent only if
+ * the thread stood still. */
+static int
+walk_thread(struct lg_pystack_walker *w, const struct lg_pystack_thread *thread,
+            struct lg_pywalk *walk)
+{
+    const struct lg_pylayout *l = &w->ps->layout;
+    char ts[LG_TSTATE_BYTES];
+    for (int i = 0; i < LG_WINDOWS; i++) {
+        w->windows[i].size_bytes = 0;
+    }
+    int err = read_tstate(w, thread->tstate, ts);
+    if (err != 0) {
+        return err;
+    }
+    walk->whole = false;
+    walk->depth = 0;
+    walk->tstate_id = lg_load_u64(ts + l->ts_id);
+    walk->chunk = l->ts_chunk != LG_ABSENT ? lg_load_u64(ts + l->ts_chunk) : 0;
+    if (thread->tstate_id != 0 && walk->tstate_id != thread->tstate_id) {
+        return -ESRCH;          /* another thread's, at the same address */
+    }
+
+    uint64_t frame = lg_load_u64(ts + l->ts_frame);
+    if (l->cframe_frame != LG_ABSENT) {
+        err = lg_memread_copy(&w->mem, frame + l->cframe_frame, &frame, sizeof(frame));
+    }
+    for (uint32_t steps = 0; err == 0 && steps < 2 * LG_WALK_MAX; steps++) {
+        struct raw_frame raw;
+        if (frame == 0) {
+            walk->whole = true;
+            break;
+        }
+        if (walk->depth == LG_WALK_MAX) {
+            break;
+        }
+        err = read_frame(w, frame, &raw);
+        if (err == 0) {
+            if (raw.entry.owner != LG_OWNER_C) {
+                walk->entries[walk->depth++] = raw.entry;
+            }
+            frame = raw.previous;
+        }
+    }
+    return err;
+}
+
+static int
+read_tstate(struct lg_pystack_walker *w, uint64_t tstate, char *bytes)
+{
+    int err = lg_memread_copy(&w->mem, tstate, bytes, w->ps->layout.ts_bytes);
+    if (err == 0 && lg_load_u64(bytes + w->ps->layout.ts_interp) != w->ps->interp) {
+        err = -ESRCH;
+    }
+    return err == -EFAULT ? -ESRCH : err;
+}
+
+static int
+read_frame(struct lg_pystack_walker *w, uint64_t addr, struct raw_frame *out)
+{
+    const struct lg_pylayout *l = &w->ps->layout;
+    char copy[LG_FRAME_BYTES];
+    const char *bytes = copy;
+    int err = 0;
+    if (l->frame_objects) {
+        err = lg_memread_copy(&w->mem, addr, copy, l->fr_bytes);
+    }
+    else {
+        bytes = window_at(w, addr, l->fr_bytes);
+        err = bytes != NULL ? 0 : -EFAULT;
+    }
+    if (err != 0) {
+        return err;
+    }
+    return parse_frame(l, addr, bytes, out) ? 0 : -EAGAIN;
+}
+
+/* Frames of plain functions lie on a stack that grows upwards, callers below:
+ * so a miss copies from the start of the frame's page. That faults no sooner
+ * than the frame itself would. */
+static const char *
+window_at(struct lg_pystack_walker *w, uint64_t addr, uint32_t size_bytes)
+{
+    struct lg_pywindow *oldest = &w->windows[0];
+    w->use++;
+    for (int i = 0; i < LG_WINDOWS; i++) {
+        struct lg_pywindow *win = &w->windows[i];
+        if (addr - win->start < win->size_bytes &&
+            win->size_bytes - (addr - win->start) >= size_bytes) {
+            win->last_use = w->use;
+            return win->bytes + (addr - win->start);
+        }
+        if (win->size_bytes == 0 || win->last_use < oldest->last_use) {
+            oldest = win;
+        }
+    }
+    uint64_t start = addr & ~(uint64_t)4095;
+    uint32_t size = (uint32_t)(addr - start) + size_bytes;
+    oldest->size_bytes = 0;
+    if (lg_memread_copy(&w->mem, start, oldest->bytes, size) != 0) {
+        return NULL;
+    }
+    oldest->start = start;
+    oldest->size_bytes = size;
+    oldest->last_use = w->use;
+    return oldest->bytes + (addr - start);
+}
+
+/* False when these bytes cannot be a running frame. */
+static bool
+parse_frame(const struct lg_pylayout *l, uint64_t addr, const char *bytes,
+            struct raw_frame *out)
+{
+    uint64_t code = lg_load_u64(bytes + l->fr_code) & ~l->code_tag_mask;
+    int64_t offset;
+    out->previous = lg_load_u64(bytes + l->fr_previous);
+    out->entry = (struct lg_pyentry){.frame = addr, .code = code};
+    if (l->frame_objects) {
+        if (lg_load_u64(bytes + offsetof(PyObject, ob_refcnt)) == 0) {
+            return false;       /* kept for the next call, its f_back cleared */
+        }
+        offset = (int64_t)lg_load_i32(bytes + l->fr_instr) * l->lasti_bytes;
+        out->entry.owner =
+            lg_load_u64(bytes + l->fr_owner) != 0 ? LG_OWNER_GENERATOR : LG_OWNER_THREAD;
+    }
+    else {
+        out->entry.owner = (uint8_t)bytes[l->fr_owner];
+        if (out->entry.owner == LG_OWNER_C) {
+            return true;        /* its code is None or the interpreter's own */
+        }
+        if (out->entry.owner > LG_OWNER_GENERATOR) {
+            return false;       /* a frame that has ended and is kept by an object */
+        }
+        offset = (int64_t)(lg_load_u64(bytes + l->fr_instr) - code - l->co_instr);
+    }
+    if (offset < FRAME_BEGIN || offset > INT32_MAX) {
+        return false;
+    }
+    out->entry.offset = (int32_t)offset;
+    return true;
+}
+
+/* --- Two walks ------------------------------------------------------------- */
+
+static bool
+walks_agree(const struct lg_pywalk *a, const struct lg_pywalk *b)
+{
+    return a->whole == b->whole && a->depth == b->depth && a->tstate_id == b->tstate_id &&
+           memcmp(a->entries, b->entries, a->depth * sizeof(a->entries[0])) == 0;
+}
+
+static uint32_t
+common_root_part(const struct lg_pywalk *a, const struct lg_pywalk *b)
+{
+    uint32_t n = 0;
+    if (!a->whole || !b->whole || a->tstate_id != b->tstate_id) {
+        return 0;
+    }
+    while (n < a->depth && n < b->depth &&
+           memcmp(&a->entries[a->depth - 1 - n], &b->entries[b->depth - 1 - n],
+                  sizeof(a->entries[0])) == 0) {
+        n++;
+    }
+    return n;
+}
+
+static uint64_t
+root_of(const struct lg_pywalk *walk)
+{
+    return walk->whole && walk->depth > 0 ? walk->entries[walk->depth - 1].frame : 0;
+}
+
+/* A walk that ran into a frame just unlinked ends early, and twice in a row it
+ * may end at the same place. So the end must be known to be the root:
+ *   - the anchor recorded when the thread was described, or
+ *   - the first frame on the thread's data stack (3.11+; a greenlet has a data
+ *     stack of its own, so that holds there too), or
+ *   - where further walks end as well.
+ * `scratch` is overwritten. */
+static bool
+root_is_proven(struct lg_pystack_walker *w, const struct lg_pystack_thread *thread,
+               const struct lg_pywalk *walk, struct lg_pywalk *scratch)
+{
+    uint64_t root = root_of(walk);
+    if (root == 0) {
+        /* Deeper than a walk goes, or no frames at all: no end to prove. */
+        return true;
+    }
+    if (root == thread->root || root == data_stack_base(w, walk->chunk)) {
+        return true;
+    }
+    for (int i = 0; i < ROOT_WITNESSES; i++) {
+        if (walk_thread(w, thread, scratch) != 0 || root_of(scratch) != root) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static uint64_t
+data_stack_base(struct lg_pystack_walker *w, uint64_t chunk)
+{
+    for (int i = 0; i < CHUNKS_MAX && chunk != 0; i++) {
+        uint64_t previous;
+        if (lg_memread_copy(&w->mem, chunk, &previous, sizeof(previous)) != 0) {
+            return 0;
+        }
+        if (previous == 0) {
+            /* The very first word of the first chunk is left free, so that
+             * popping the last frame does not free the chunk. */
+            return chunk + w->ps->layout.chunk_data + sizeof(void *);
+        }
+        chunk = previous;
+    }
+    return 0;
+}
+
+/* --- Code objects ---------------------------------------------------------- */
+
+/* Appends to `out` the frames whose code objects are real. */
+static int
+check_codes(struct lg_pystack_walker *w, const struct lg_pyentry *entries, uint32_t count,
+            struct lg_pystack_sample *out)
+{
+    out->depth = 0;
+    out->flags = 0;
+    for (uint32_t done = 0; done < count; done += LG_CODE_BATCH) {
+        uint32_t n = count - done < LG_CODE_BATCH ? count - done : LG_CODE_BATCH;
+        int err = read_codes(w, entries + done, n);
+        for (uint32_t i = 0; err == 0 && i < n; i++) {
+            if (out->depth == LG_PYSTACK_DEPTH) {
+                out->flags |= LG_PYSTACK_CUT;
+                return 0;
+            }
+            err = keep_frame(w->ps, &entries[done + i], w->codes[i], w->name_hashes[i], out);
+        }
+        if (err != 0) {
+            return -EAGAIN;
+        }
+    }
+    return 0;
+}
+
+static int
+read_codes(struct lg_pystack_walker *w, const struct lg_pyentry *entries, uint32_t count)
+{
+    const struct lg_pylayout *l = &w->ps->layout;
+    struct lg_memspan spans[LG_CODE_BATCH];
+    for (uint32_t i = 0; i < count; i++) {
+        spans[i] = (struct lg_memspan){entries[i].code, w->codes[i], l->co_bytes};
+    }
+    int err = lg_memread_gather(&w->mem, spans, count);
+    if (err != 0 || l->co_version != LG_ABSENT) {
+        return err;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        spans[i] = (struct lg_memspan){
+            lg_load_u64(w->codes[i] + l->co_name) + offsetof(PyASCIIObject, hash),
+            &w->name_hashes[i], sizeof(w->name_hashes[i])};
+    }
+    return lg_memread_gather(&w->mem, spans, count);
+}
+
+static int
+keep_frame(const struct lg_pystack *ps, const struct lg_pyentry *entry, const char *code,
+           uint64_t name_hash, struct lg_pystack_sample *out)
+{
+    const struct lg_pylayout *l = &ps->layout;
+    if (!lg_pycode_is_alive(ps, code)) {
+        return -EAGAIN;
+    }
+    if (!l->frame_objects) {
+        uint64_t units = lg_load_u64(code + offsetof(PyVarObject, ob_size));
+        if (entry->offset >= 0 && (uint64_t)entry->offset / sizeof(_Py_CODEUNIT) >= units) {
+            return -EAGAIN;
+        }
+        /* As Python does: a frame that is still making its cells is left out. */
+        int32_t begun = lg_load_i32(code + l->co_traceable) * (int32_t)sizeof(_Py_CODEUNIT);
+        if (entry->owner == LG_OWNER_THREAD && entry->offset < begun) {
+            return 0;
+        }
+    }
+    out->frames[out->depth++] = (struct lg_pystack_frame){
+        .code = entry->code,
+        .offset = entry->offset,
+        .stamp = lg_pycode_stamp(l, code, name_hash),
+    };
+    return 0;
+}
+
+/* The innermost frame of our own thread, by plain memory. */
+static uint64_t
+first_frame(const struct lg_pylayout *l, uint64_t tstate)
+{
+    uint64_t frame = lg_load_u64((const char *)(uintptr_t)tstate + l->ts_frame);
+    if (l->cframe_frame != LG_ABSENT) {
+        frame = lg_load_u64((const char *)(uintptr_t)frame + l->cframe_frame);
+    }
+    return frame;
+}
