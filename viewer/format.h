@@ -14,12 +14,17 @@
 
 #define LG_TEXT 32                      /* enough for every number made here */
 
-/* "0.42ms" "41ms" "812ms" "1.27s" "63.0s" "12m05s" "3h02m"; 0 is "0", LG_NONE "-". */
+/* "7us" "0.42ms" "4.10ms" "41.0ms" "812ms" "1.27s" "63.0s" "12m05s" "3h02m";
+ * 0 is "0", LG_NONE "-". */
 char *lg_format_duration(uint64_t ns, char *out, size_t size);
 /* With a space before the unit: "1.27 s". */
 char *lg_format_duration_wide(uint64_t ns, char *out, size_t size);
-/* Age: "6s", "00:12", "02:14:07", "3d 04:05:06"; LG_NONE "-". */
+/* Age: "00:12", "02:14:07", "3d 04:05:06"; LG_NONE "-". */
 char *lg_format_age(uint64_t ns, char *out, size_t size);
+/* In one unit, whole: "6s", "12m", "3h", "5d"; LG_NONE "-". */
+char *lg_format_age_short(uint64_t ns, char *out, size_t size);
+/* Milliseconds without unit, as short as exact: "50", "12.5". */
+char *lg_format_ms(uint64_t ns, char *out, size_t size);
 /* Always HH:MM:SS, with days in front: "02:14:07". */
 char *lg_format_uptime(uint64_t ns, char *out, size_t size);
 /* Local wall time: "14:02:31", with `ms` "14:02:31.408", of another day with
