@@ -116,7 +116,7 @@ def _resolve(command: Sequence[str]) -> tuple[str, list[str]]:
     program = beside if os.access(beside, os.X_OK) else shutil.which(name)
     if program is None:
         raise Refusal(f"{name}: not found, neither beside {sys.executable} nor on PATH")
-    return program, list(command)
+    return program, [program, *command[1:]]  # Python finds its prefix by argv[0]
 
 
 def _refuse_isolated(program: str, argv: Sequence[str]) -> None:

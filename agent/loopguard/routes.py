@@ -32,7 +32,7 @@ def template(route: Any, scope: Scope, prefix: str) -> str:
     """
     host = getattr(route, "host", None)
     if isinstance(host, str):
-        return prefix + host  # "{tenant}.example.org"
+        return host + prefix  # "{tenant}.example.org"
     path = _included_path(route, scope)
     if path is None:
         path = getattr(route, "path", None)

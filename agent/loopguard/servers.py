@@ -21,11 +21,18 @@ from loopguard.config import LoopGuardConfig
 _log = logging.getLogger("loopguard")
 
 
-def hook() -> None:
-    """Waits for every server that we know; those already imported are wrapped
-    at once. Called from the start-up file; `loopguard.stop` undoes it."""
+def hook(first: ModuleType) -> None:
+    """Wraps every server that we know, now or once it is imported.
+
+    Called from the start-up file, in the middle of the import of `first`: its
+    code has run, but the import system does not call it imported yet.
+    `loopguard.stop` undoes all of it.
+    """
     for name, wrap in _SERVERS.items():
-        patches.when_imported(name, wrap)
+        if name == first.__name__:
+            wrap(first)
+        else:
+            patches.when_imported(name, wrap)
 
 
 def _measured(app: ASGIApp) -> ASGIApp:

@@ -11,6 +11,7 @@ import importlib.machinery
 import importlib.util
 import os
 import sys
+from types import ModuleType
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _IMPORTS = os.path.join(os.path.dirname(_HERE), "imports.py")
@@ -33,11 +34,11 @@ def _arm() -> None:
     spec.loader.exec_module(imports)
     waiting = imports.ImportHooks()
 
-    def server_was_imported(module: object) -> None:
+    def server_was_imported(module: ModuleType) -> None:
         waiting.clear()
         from loopguard import servers
 
-        servers.hook()
+        servers.hook(module)
 
     for name in _TRIGGERS:
         waiting.when_imported(name, server_was_imported)
