@@ -1,0 +1,91 @@
+# Thin: what a target does stands in tools/ and meson.build.
+#
+#   make PYTHON=python3.12          another Python for .venv
+#   make CC=clang                   another compiler
+#   make test PYTEST="-k banner"    options for pytest
+
+PYTHON ?= python3
+VENV := .venv
+PYTEST ?=
+CLANG_FORMAT ?= clang-format
+CLANG_TIDY ?= clang-tidy
+
+export PYTHON
+ifneq ($(origin CC),default)
+export CC
+endif
+
+C_FILES = $(shell git ls-files '*.c' '*.h')
+
+.DEFAULT_GOAL := build
+.PHONY: help build setup demo test test-all asan ubsan tsan valgrind bench cases format check \
+        dist wheel clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+build:  ## .venv/ with everything installed: loopguard-top, loopguard-dump, import loopguard (the default)
+	@tools/setup.sh build
+	@tools/venv.sh $(VENV) $(PYTHON)
+	@tools/install.sh $(VENV)
+
+setup:  ## the Debian packages that all targets need
+	@tools/setup.sh all
+
+demo: build  ## a FastAPI worker with honest and blocking endpoints under load, watched live
+	@tools/venv.sh $(VENV) $(PYTHON) demo
+	@$(VENV)/bin/python examples/run_demo.py
+
+.PHONY: test-tools
+test-tools: build
+	@tools/setup.sh test
+	@tools/venv.sh $(VENV) $(PYTHON) test
+
+test: test-tools  ## cmocka units, then pytest on .venv's Python and on the newest one found
+	@tools/test.sh newest $(PYTEST)
+
+test-all: test-tools  ## the same on every Python 3.9-3.13 found
+	@tools/test.sh all $(PYTEST)
+
+asan: test-tools  ## units under the address sanitizer, leaks included
+	@tools/units.sh asan -Db_sanitize=address -Db_lundef=false
+
+ubsan: test-tools  ## units under the undefined-behaviour sanitizer
+	@tools/units.sh ubsan -Db_sanitize=undefined -Db_lundef=false
+
+tsan: test-tools  ## units of common/ under the thread sanitizer
+	@SUITE=common tools/units.sh tsan -Db_sanitize=thread -Db_lundef=false
+
+valgrind: test-tools  ## units under valgrind's memcheck
+	@tools/setup.sh valgrind
+	@WRAPPER="valgrind --quiet --leak-check=full --error-exitcode=9" tools/units.sh unit
+
+bench: build  ## what loopguard costs, beside no agent and beside its peers, as ratios
+	@tools/setup.sh bench
+	@$(VENV)/bin/python bench/run.py
+
+cases: test-tools  ## the situations that must be told right, on real workers, as a table
+	@$(VENV)/bin/python tests/system/cases.py
+
+format:  ## lay out C and Python the way CONTRIBUTING.md says
+	@tools/setup.sh build check
+	@tools/venv.sh $(VENV) $(PYTHON) check
+	@$(CLANG_FORMAT) -i $(C_FILES)
+	@$(VENV)/bin/ruff format --quiet .
+	@$(VENV)/bin/ruff check --quiet --fix-only .
+
+check: test-tools  ## clang-format, clang-tidy, ruff, mypy --strict, stubtest; changes nothing
+	@tools/setup.sh check
+	@tools/venv.sh $(VENV) $(PYTHON) check
+	@tools/check.sh $(VENV) $(C_FILES)
+
+wheel: build  ## dist/*.whl for .venv's Python
+	@$(VENV)/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	@ls dist/*.whl
+
+dist: wheel  ## the wheel and the source archive
+	@tools/sdist.sh $(VENV)
+
+clean:  ## remove what was built; .deps/ stays
+	@rm -rf build dist $(VENV) .venvs .mypy_cache .ruff_cache .pytest_cache
+	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

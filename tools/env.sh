@@ -1,0 +1,36 @@
+# env.sh - sourced by the other tools, from the root of the tree.
+#
+# Makes a run the same everywhere: no Python path of the caller's shell, and
+# what setup.sh unpacked into .deps/ where it could not install.
+
+unset PYTHONPATH PYTHONHOME PYTHONSTARTUP VIRTUAL_ENV
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+
+root=$(pwd)
+
+say() {
+    printf '== %s\n' "$*"
+}
+
+die() {
+    printf '%s: %s\n' "$(basename "$0")" "$*" >&2
+    exit 1
+}
+
+# Adds .deps/root to every search path that compilers and programs look at.
+use_deps() {
+    [ -d "$root/.deps/root" ] || return 0
+    deps="$root/.deps/root"
+    deps_lib="$deps/usr/lib/$(uname -m)-linux-gnu"
+    export PATH="$deps/usr/bin:$PATH"
+    export CPATH="$deps/usr/include:$deps/usr/include/$(uname -m)-linux-gnu${CPATH:+:$CPATH}"
+    for dir in "$deps"/usr/include/python3.*; do
+        [ ! -d "$dir" ] || export CPATH="$CPATH:$dir"
+    done
+    export LIBRARY_PATH="$deps_lib${LIBRARY_PATH:+:$LIBRARY_PATH}"
+    export LD_LIBRARY_PATH="$deps_lib:$deps/lib/$(uname -m)-linux-gnu${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+    export PKG_CONFIG_PATH="$deps_lib/pkgconfig${PKG_CONFIG_PATH:+:$PKG_CONFIG_PATH}"
+    export VALGRIND_LIB="$deps/usr/libexec/valgrind"
+    [ -d "$VALGRIND_LIB" ] || unset VALGRIND_LIB
+}
+use_deps

@@ -1,0 +1,31 @@
+#!/bin/sh
+# units.sh - builds the cmocka unit tests and runs them.
+#
+#   tools/units.sh NAME [MESON-OPTION...]       in build/NAME
+#
+# Environment: VENV (.venv) has meson; SUITE limits the run to one room
+# (common, agent, viewer); WRAPPER runs each program, as "valgrind -q" does.
+set -eu
+. tools/env.sh
+
+name=$1
+shift
+venv=${VENV:-.venv}
+export PATH="$root/$venv/bin:$PATH"
+
+again=
+[ ! -e "build/$name/build.ninja" ] || again=--reconfigure
+# shellcheck disable=SC2086 # no word when the folder is new
+if ! log=$(meson setup $again -Dextension=false -Dtests=true -Dwerror=true "$@" "build/$name" 2>&1); then
+    printf '%s\n' "$log"
+    exit 1
+fi
+ninja -C "build/$name" --quiet
+
+export ASAN_OPTIONS="${ASAN_OPTIONS:-detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1}"
+export UBSAN_OPTIONS="${UBSAN_OPTIONS:-print_stacktrace=1:halt_on_error=1}"
+export TSAN_OPTIONS="${TSAN_OPTIONS:-halt_on_error=1:second_deadlock_stack=1}"
+
+say "units, build/$name"
+meson test -C "build/$name" --no-rebuild --verbose --num-processes 2 \
+    ${SUITE:+--suite "$SUITE"} ${WRAPPER:+--wrapper "$WRAPPER"}
