@@ -10,6 +10,7 @@ _USAGE = "usage: python -m loopguard run [options] -- uvicorn app:app --workers 
 
 
 def main(arguments: list[str]) -> int:
+    """Runs the program named by the first argument; returns its exit status."""
     if arguments[:1] == ["run"]:
         return launcher.main(arguments[1:])
     wanted = arguments[:1] in (["-h"], ["--help"])

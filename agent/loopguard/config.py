@@ -14,7 +14,7 @@ import math
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Optional
+from typing import Any, Literal
 
 from loopguard import appname
 from loopguard.version import __version__
@@ -111,7 +111,7 @@ class LoopGuardConfig:
     cumulative_blocking_threshold_ms: float = 200.0
     cumulative_window_ms: float = 1000.0
     cumulative_min_step_ms: float = 1.0
-    iteration_threshold_ms: Optional[float] = None
+    iteration_threshold_ms: float | None = None
     endpoint_thresholds: Mapping[str, float] = field(default_factory=dict, hash=False)
     dev_mode: bool = False
     log_blocking_events: bool = True
@@ -119,16 +119,16 @@ class LoopGuardConfig:
     enforcement_mode: EnforcementMode = "warn"
     exclude_paths: frozenset[str] = frozenset({"/health", "/healthz", "/ready", "/metrics"})
     server_timing: bool = False
-    on_blocking: Optional[Callable[[Any], None]] = None
+    on_blocking: Callable[[Any], None] | None = None
     stack_depth: int = 64
     max_endpoints: int = 256
-    segment_dir: Optional[str] = None
+    segment_dir: str | None = None
     segment_mode: int = 0o600
     keep_segment: Literal["never", "crash", "always"] = "crash"
     hooks: Literal["auto", "off"] = "auto"
     task_factory: bool = True
     watchdog_interval_ms: float = 10.0
-    app_name: Optional[str] = None
+    app_name: str | None = None
     # Which fields were set, by argument or environment: asking for a
     # multiplier of 5.0 is not the same as leaving it alone.
     _given: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
@@ -263,7 +263,7 @@ class _Rule:
     """How one field is checked, and read from the environment."""
 
     check: Callable[[str, Any], Any]
-    parse: Optional[Callable[[str], Any]]  # None: not settable from outside
+    parse: Callable[[str], Any] | None  # None: not settable from outside
 
 
 def _ns(ms: float) -> int:
@@ -309,7 +309,8 @@ def _environment(skip: Iterable[str]) -> dict[str, Any]:
 def _settle(values: dict[str, Any], from_env: dict[str, Any]) -> None:
     """Completes `values` and checks the rules between fields.
 
-    A rule broken by the environment alone drops the environment's part."""
+    A rule broken by the environment alone drops the environment's part.
+    """
     arguments = dict(values)
     while True:
         values.clear()

@@ -57,7 +57,8 @@ def is_running() -> bool:
 def measured(app: ASGIApp) -> ASGIApp:
     """`app` wrapped by the agent; an app already wrapped comes back as it is.
 
-    Call after `start` has said True."""
+    Call after `start` has said True.
+    """
     return _agent.wrap(app)
 
 

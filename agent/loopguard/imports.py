@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any, Optional
+from typing import Any
 
 Hook = Callable[[ModuleType], None]
 
@@ -29,7 +29,8 @@ class ImportHooks:
 
     def when_imported(self, name: str, hook: Hook) -> None:
         """Calls `hook(module)` once: now if module `name` is there, else when
-        its code has run."""
+        its code has run.
+        """
         module = sys.modules.get(name)
         if module is not None and not _is_being_imported(module):
             _call(hook, module)
@@ -45,8 +46,9 @@ class ImportHooks:
             sys.meta_path.remove(self)
 
     def find_spec(
-        self, name: str, path: Optional[Sequence[str]] = None, target: Optional[ModuleType] = None
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        """What the other finders say; the finder's protocol of ``importlib``."""
         if name not in self._waiting:
             return None
         for finder in list(sys.meta_path):
@@ -98,6 +100,6 @@ def _call(hook: Hook, module: ModuleType) -> None:
 
 
 def _report(what: str, error: BaseException) -> None:
-    import logging  # not above: every Python process of the application loads this file
+    import logging  # noqa: PLC0415 - every process of the application loads this file
 
     logging.getLogger("loopguard").warning("loopguard: %s: %r", what, error)

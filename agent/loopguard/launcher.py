@@ -29,7 +29,7 @@ Every option is a field of LoopGuardConfig and can also be set as LOOPGUARD_<FIE
 """
 
 
-class Refusal(Exception):
+class RefusedError(Exception):
     """The command cannot be measured, or not be found; says why."""
 
 
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
         program, argv = _resolve(command)
         _refuse_isolated(program, argv)
         os.execve(program, argv, environment(settings, os.environ))
-    except Refusal as error:
+    except RefusedError as error:
         print(f"loopguard: {error}", file=sys.stderr)
         return 127 if "not found" in str(error) else 2
     except OSError as error:
@@ -115,17 +115,18 @@ def _resolve(command: Sequence[str]) -> tuple[str, list[str]]:
     beside = os.path.join(os.path.dirname(sys.executable), name)
     program = beside if os.access(beside, os.X_OK) else shutil.which(name)
     if program is None:
-        raise Refusal(f"{name}: not found, neither beside {sys.executable} nor on PATH")
+        raise RefusedError(f"{name}: not found, neither beside {sys.executable} nor on PATH")
     return program, [program, *command[1:]]  # Python finds its prefix by argv[0]
 
 
 def _refuse_isolated(program: str, argv: Sequence[str]) -> None:
     """-I and -E ignore PYTHONPATH, -S runs no sitecustomize: nothing would be
-    measured, and nothing would say so."""
+    measured, and nothing would say so.
+    """
     words = _shebang(program) or (list(argv) if _is_python(program) else [])
     for flag in _interpreter_flags(words[1:]):
         if flag in "IES":
-            raise Refusal(
+            raise RefusedError(
                 f"Python option -{flag} keeps the start-up file from running, so nothing would be "
                 f"measured; leave it out, or use loopguard.install(app) in the application"
             )

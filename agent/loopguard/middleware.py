@@ -29,5 +29,6 @@ class LoopGuardMiddleware:
         self._next = control.measured(app) if control.start(self.config) else app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, WebSocket or lifespan, measured."""
         # returned, because an application may return something to its caller
         return await self._next(scope, receive, send)

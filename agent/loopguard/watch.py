@@ -36,7 +36,8 @@ class Watch:
 
     def stop(self) -> None:
         """Ends it. The last one to end takes the agent out of the process, if
-        it was a watch that brought it in. Safe to call twice."""
+        it was a watch that brought it in. Safe to call twice.
+        """
         global _open_watches, _started_for_watches
         with _lock:
             if not self._open:

@@ -36,7 +36,7 @@ def _arm() -> None:
 
     def server_was_imported(module: ModuleType) -> None:
         waiting.clear()
-        from loopguard import servers
+        from loopguard import servers  # noqa: PLC0415 - the point of waiting
 
         servers.hook(module)
 
