@@ -166,7 +166,9 @@ compare_here(PyObject *self, PyObject *unused)
         return NULL;
     }
     if (test->why == NULL) {
+        lg_pystack_begin(test->walker);
         test->why = compare_stack(test);
+        lg_pystack_end(test->walker);
         test->compared++;
     }
     if (PyErr_Occurred()) {
@@ -252,12 +254,7 @@ has_text(PyObject *code, const char *attribute, const char *text)
 static bool
 read_int(struct lg_pystack_walker *w, uint64_t addr, int32_t *out)
 {
-    if (addr == 0 || lg_memread_begin(&w->mem) != 0) {
-        return false;
-    }
-    int err = lg_memread_copy(&w->mem, addr, out, sizeof(*out));
-    lg_memread_end(&w->mem);
-    return err == 0;
+    return addr != 0 && lg_memread_copy(&w->mem, addr, out, sizeof(*out)) == 0;
 }
 
 /* The flag `collecting` is mostly zero, like much else; its neighbours, the

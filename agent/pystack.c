@@ -62,6 +62,7 @@ fill_gil(struct lg_pystack *ps, PyInterpreterState *interp)
 
 #define CAPTURE_TRIES 3
 #define ROOT_WITNESSES 3        /* further walks that must end at the same root */
+#define STACK_NEAR_BYTES 16384  /* a chunk of the data stack */
 #define CHUNKS_MAX 64
 #define FRAME_BEGIN (-2)        /* 3.11: the code unit before the first */
 #define REFCOUNT_MAX UINT32_MAX /* also the count of an immortal object, 3.12+ */
@@ -79,9 +80,10 @@ static void set_reason(char *reason, size_t size_bytes, const char *why);
 static void test_it(struct lg_pystack *ps);
 static int walk_thread(struct lg_pystack_walker *w, const struct lg_pystack_thread *thread,
                        struct lg_pywalk *walk);
-static int read_tstate(struct lg_pystack_walker *w, uint64_t tstate, char *bytes);
-static int read_frame(struct lg_pystack_walker *w, uint64_t addr, struct raw_frame *out);
-static const char *window_at(struct lg_pystack_walker *w, uint64_t addr, uint32_t size_bytes);
+static void copy_again(struct lg_pystack_walker *w);
+static const char *copy_of(struct lg_pystack_walker *w, uint64_t addr, uint32_t size_bytes,
+                           bool with_page);
+static const char *known_copy(struct lg_pystack_walker *w, uint64_t addr, uint32_t size_bytes);
 static bool parse_frame(const struct lg_pylayout *l, uint64_t addr, const char *bytes,
                         struct raw_frame *out);
 static bool walks_agree(const struct lg_pywalk *a, const struct lg_pywalk *b);
@@ -172,6 +174,22 @@ lg_pystack_walker_after_fork(struct lg_pystack_walker *walker)
     lg_memread_after_fork(&walker->mem);
 }
 
+void
+lg_pystack_begin(struct lg_pystack_walker *walker)
+{
+    if (walker != NULL) {
+        lg_memread_begin(&walker->mem);
+    }
+}
+
+void
+lg_pystack_end(struct lg_pystack_walker *walker)
+{
+    if (walker != NULL) {
+        lg_memread_end(&walker->mem);
+    }
+}
+
 const char *
 lg_pystack_walker_reader(const struct lg_pystack_walker *walker)
 {
@@ -221,11 +239,12 @@ lg_pystack_thread_at(struct lg_pystack_walker *walker, uint64_t tstate,
     }
     const struct lg_pystack *ps = walker->ps;
     char bytes[LG_TSTATE_BYTES];
-    int err = lg_memread_begin(&walker->mem);
-    if (err != 0) {
-        return err;
+    lg_memread_begin(&walker->mem);
+    int err = lg_memread_copy(&walker->mem, tstate, bytes, ps->layout.ts_bytes);
+    if (err == -EFAULT ||
+        (err == 0 && lg_load_u64(bytes + ps->layout.ts_interp) != ps->interp)) {
+        err = -ESRCH;
     }
-    err = read_tstate(walker, tstate, bytes);
     if (err == 0) {
         struct lg_pystack_thread t = {
             .tstate = tstate,
@@ -259,11 +278,8 @@ lg_pystack_capture(struct lg_pystack_walker *walker, const struct lg_pystack_thr
     struct lg_pywalk *b = &walker->second;
     struct lg_pystack_sample sample = {0};
     int last_err = 0;
-    int err = lg_memread_begin(&walker->mem);
-    if (err != 0) {
-        return err;
-    }
-
+    int err = -EAGAIN;
+    lg_memread_begin(&walker->mem);
     for (int i = 0; i < CAPTURE_TRIES; i++) {
         last_err = walk_thread(walker, thread, a);
         if (last_err == 0) {
@@ -289,7 +305,7 @@ lg_pystack_capture(struct lg_pystack_walker *walker, const struct lg_pystack_thr
                   : -EAGAIN;
         sample.flags |= LG_PYSTACK_MOVING;
     }
-    else if (last_err == -ESRCH || last_err == -EACCES || last_err == -EMFILE) {
+    else {
         err = last_err;
     }
 done:
@@ -381,12 +397,8 @@ lg_pystack_collecting(struct lg_pystack_walker *walker)
     /* Not a plain read: before 3.11 the interpreter state is heap memory,
      * which goes away when the interpreter is finalized. */
     int32_t collecting = 0;
-    if (lg_memread_begin(&walker->mem) != 0) {
-        return false;
-    }
     int err = lg_memread_copy(&walker->mem, walker->ps->gc_collecting, &collecting,
                               sizeof(collecting));
-    lg_memread_end(&walker->mem);
     return err == 0 && collecting != 0;
 }
 
@@ -511,13 +523,13 @@ walk_thread(struct lg_pystack_walker *w, const struct lg_pystack_thread *thread,
             struct lg_pywalk *walk)
 {
     const struct lg_pylayout *l = &w->ps->layout;
-    char ts[LG_TSTATE_BYTES];
-    for (int i = 0; i < LG_WINDOWS; i++) {
-        w->windows[i].size_bytes = 0;
+    copy_again(w);
+    const char *ts = copy_of(w, thread->tstate, l->ts_bytes, false);
+    if (ts == NULL) {
+        return w->copy_err == -EFAULT ? -ESRCH : w->copy_err;
     }
-    int err = read_tstate(w, thread->tstate, ts);
-    if (err != 0) {
-        return err;
+    if (lg_load_u64(ts + l->ts_interp) != w->ps->interp) {
+        return -ESRCH;
     }
     walk->whole = false;
     walk->depth = 0;
@@ -529,87 +541,109 @@ walk_thread(struct lg_pystack_walker *w, const struct lg_pystack_thread *thread,
 
     uint64_t frame = lg_load_u64(ts + l->ts_frame);
     if (l->cframe_frame != LG_ABSENT) {
-        err = lg_memread_copy(&w->mem, frame + l->cframe_frame, &frame, sizeof(frame));
-    }
-    for (uint32_t steps = 0; err == 0 && steps < 2 * LG_WALK_MAX; steps++) {
-        struct raw_frame raw;
-        if (frame == 0) {
-            walk->whole = true;
-            break;
+        const char *cframe = copy_of(w, frame + l->cframe_frame, sizeof(frame), false);
+        if (cframe == NULL) {
+            return -EAGAIN;
         }
+        frame = lg_load_u64(cframe);
+    }
+    uint64_t callee = frame;
+    for (uint32_t steps = 0; frame != 0 && steps < 2 * LG_WALK_MAX; steps++) {
         if (walk->depth == LG_WALK_MAX) {
-            break;
+            return 0;
         }
-        err = read_frame(w, frame, &raw);
-        if (err == 0) {
-            if (raw.entry.owner != LG_OWNER_C) {
-                walk->entries[walk->depth++] = raw.entry;
-            }
-            frame = raw.previous;
+        /* Frames of plain functions lie on a stack that grows upwards, callers
+         * below: there one copy, from the start of the page, brings several. */
+        bool near = !l->frame_objects && callee - frame < STACK_NEAR_BYTES;
+        const char *bytes = copy_of(w, frame, l->fr_bytes, near);
+        struct raw_frame raw;
+        if (bytes == NULL || !parse_frame(l, frame, bytes, &raw)) {
+            return -EAGAIN;
+        }
+        if (raw.entry.owner != LG_OWNER_C) {
+            walk->entries[walk->depth++] = raw.entry;
+        }
+        callee = frame;
+        frame = raw.previous;
+    }
+    walk->whole = frame == 0;
+    return 0;
+}
+
+/* Starts a walk: copies afresh, with one call, what the last walk used. */
+static void
+copy_again(struct lg_pystack_walker *w)
+{
+    struct lg_memspan spans[LG_COPIES];
+    uint32_t n = 0;
+    w->copied_bytes = 0;
+    w->cursor = 0;
+    for (uint32_t i = 0; i < w->copy_count; i++) {
+        struct lg_pycopy copy = w->copies[i];
+        if (copy.used) {
+            copy.used = false;
+            copy.at = w->copied_bytes;
+            spans[n] = (struct lg_memspan){copy.start, w->copied + copy.at, copy.size_bytes};
+            w->copied_bytes += copy.size_bytes;
+            w->copies[n++] = copy;
         }
     }
-    return err;
+    w->copy_count = n;
+    if (n > 0 && lg_memread_gather(&w->mem, spans, n) != 0) {
+        w->copy_count = 0;      /* some of it is gone: as it is met, then */
+        w->copied_bytes = 0;
+    }
 }
 
-static int
-read_tstate(struct lg_pystack_walker *w, uint64_t tstate, char *bytes)
-{
-    int err = lg_memread_copy(&w->mem, tstate, bytes, w->ps->layout.ts_bytes);
-    if (err == 0 && lg_load_u64(bytes + w->ps->layout.ts_interp) != w->ps->interp) {
-        err = -ESRCH;
-    }
-    return err == -EFAULT ? -ESRCH : err;
-}
-
-static int
-read_frame(struct lg_pystack_walker *w, uint64_t addr, struct raw_frame *out)
-{
-    const struct lg_pylayout *l = &w->ps->layout;
-    char copy[LG_FRAME_BYTES];
-    const char *bytes = copy;
-    int err = 0;
-    if (l->frame_objects) {
-        err = lg_memread_copy(&w->mem, addr, copy, l->fr_bytes);
-    }
-    else {
-        bytes = window_at(w, addr, l->fr_bytes);
-        err = bytes != NULL ? 0 : -EFAULT;
-    }
-    if (err != 0) {
-        return err;
-    }
-    return parse_frame(l, addr, bytes, out) ? 0 : -EAGAIN;
-}
-
-/* Frames of plain functions lie on a stack that grows upwards, callers below:
- * so a miss copies from the start of the frame's page. That faults no sooner
- * than the frame itself would. */
+/* The bytes at `addr` as they were at some time since the walk began, valid
+ * until the next call; NULL, with `copy_err` set, when they cannot be read.
+ * `with_page` copies from the start of the page, which faults no sooner than
+ * the piece itself. */
 static const char *
-window_at(struct lg_pystack_walker *w, uint64_t addr, uint32_t size_bytes)
+copy_of(struct lg_pystack_walker *w, uint64_t addr, uint32_t size_bytes, bool with_page)
 {
-    struct lg_pywindow *oldest = &w->windows[0];
-    w->use++;
-    for (int i = 0; i < LG_WINDOWS; i++) {
-        struct lg_pywindow *win = &w->windows[i];
-        if (addr - win->start < win->size_bytes &&
-            win->size_bytes - (addr - win->start) >= size_bytes) {
-            win->last_use = w->use;
-            return win->bytes + (addr - win->start);
-        }
-        if (win->size_bytes == 0 || win->last_use < oldest->last_use) {
-            oldest = win;
-        }
+    const char *known = known_copy(w, addr, size_bytes);
+    if (known != NULL) {
+        return known;
     }
-    uint64_t start = addr & ~(uint64_t)4095;
-    uint32_t size = (uint32_t)(addr - start) + size_bytes;
-    oldest->size_bytes = 0;
-    if (lg_memread_copy(&w->mem, start, oldest->bytes, size) != 0) {
+    uint32_t before = with_page ? (uint32_t)(addr & 4095) : 0;
+    struct lg_pycopy copy = {
+        .start = addr - before,
+        .size_bytes = before + size_bytes,
+        .at = w->copied_bytes,
+        .used = true,
+    };
+    bool has_room = w->copy_count < LG_COPIES &&
+                    copy.size_bytes <= LG_COPIES_BYTES - w->copied_bytes;
+    char *to = has_room ? w->copied + copy.at : w->spare;
+    w->copy_err = lg_memread_copy(&w->mem, copy.start, to, copy.size_bytes);
+    if (w->copy_err != 0) {
         return NULL;
     }
-    oldest->start = start;
-    oldest->size_bytes = size;
-    oldest->last_use = w->use;
-    return oldest->bytes + (addr - start);
+    if (has_room) {
+        w->cursor = w->copy_count;
+        w->copies[w->copy_count++] = copy;
+        w->copied_bytes += copy.size_bytes;
+    }
+    return to + before;
+}
+
+static const char *
+known_copy(struct lg_pystack_walker *w, uint64_t addr, uint32_t size_bytes)
+{
+    /* The stack is met in the order of the last walk: start where that ended. */
+    for (uint32_t i = 0; i < w->copy_count; i++) {
+        uint32_t k = w->cursor + i < w->copy_count ? w->cursor + i
+                                                   : w->cursor + i - w->copy_count;
+        struct lg_pycopy *copy = &w->copies[k];
+        uint64_t before = addr - copy->start;
+        if (before < copy->size_bytes && copy->size_bytes - before >= size_bytes) {
+            copy->used = true;
+            w->cursor = k;
+            return w->copied + copy->at + before;
+        }
+    }
+    return NULL;
 }
 
 /* False when these bytes cannot be a running frame. */

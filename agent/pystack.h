@@ -12,7 +12,7 @@
  * Two objects. `lg_pystack` is what is known about this interpreter: layout,
  * GIL, whether the self-test passed; one per process, read-only after
  * lg_pystack_open(), shared by all threads. `lg_pystack_walker` is the tools
- * of one user (about 90 KiB, allocated once): reader, scratch, guesses. One
+ * of one user (about 150 KiB, allocated once): reader, scratch, guesses. One
  * thread at a time per walker; what runs under the GIL may share one.
  *
  * A capture of a running thread is a race. It is accepted when two walks one
@@ -103,6 +103,11 @@ void lg_pystack_walker_after_fork(struct lg_pystack_walker *walker);
 
 /* How it reads, for the feature table: see lg_memread_name(). */
 const char *lg_pystack_walker_reader(const struct lg_pystack_walker *walker);
+
+/* Optional, around several calls below: what reading needs (descriptors, where
+ * memory is read through a pipe) is then opened once and not for each call. */
+void lg_pystack_begin(struct lg_pystack_walker *walker);
+void lg_pystack_end(struct lg_pystack_walker *walker);
 
 /* --- Threads -------------------------------------------------------------- */
 

@@ -27,8 +27,9 @@
 #define LG_CODE_BYTES 256
 
 #define LG_WALK_MAX 1024                /* frames per walk: Python's recursion limit */
-#define LG_WINDOWS 4
-#define LG_WINDOW_BYTES (4096 + LG_FRAME_BYTES)
+#define LG_COPIES 256                   /* pieces of memory per walk */
+#define LG_COPIES_BYTES 65536
+#define LG_COPY_MAX (4096 + LG_TSTATE_BYTES)    /* of one piece */
 #define LG_CODE_BATCH 32
 #define LG_GUESSES 256
 
@@ -107,12 +108,14 @@ struct lg_pywalk {
     struct lg_pyentry entries[LG_WALK_MAX];     /* innermost first */
 };
 
-/* A copy of interpreter memory that the next frames are likely to be in. */
-struct lg_pywindow {
+/* Interpreter memory copied for a walk. The next walk begins by copying all
+ * places that this one used in a single call: a stack that stands still, or
+ * whose outer part does, then needs no call per frame. */
+struct lg_pycopy {
     uint64_t start;
-    uint32_t size_bytes;        /* 0: empty */
-    uint32_t last_use;
-    char bytes[LG_WINDOW_BYTES];
+    uint32_t size_bytes;
+    uint32_t at;                /* in lg_pystack_walker.copied */
+    bool used;                  /* by the walk in progress */
 };
 
 /* Where the texts of a code object were last time: only where to look, never
@@ -132,8 +135,13 @@ struct lg_pyguess {
 struct lg_pystack_walker {
     const struct lg_pystack *ps;
     struct lg_memread mem;
-    uint32_t use;
-    struct lg_pywindow windows[LG_WINDOWS];
+    int copy_err;               /* of the last copy that failed */
+    uint32_t copy_count;
+    uint32_t copied_bytes;
+    uint32_t cursor;            /* where the last look-up ended */
+    struct lg_pycopy copies[LG_COPIES];
+    char copied[LG_COPIES_BYTES];
+    char spare[LG_COPY_MAX];    /* for what finds no room above */
     struct lg_pywalk first;
     struct lg_pywalk second;
     char codes[LG_CODE_BATCH][LG_CODE_BYTES];

@@ -62,11 +62,8 @@ lg_pystack_symbol(struct lg_pystack_walker *walker, const struct lg_pystack_fram
     struct lg_pyguess *guess = &walker->guesses[lg_mix(0, frame->code) % LG_GUESSES];
     struct texts texts;
     int32_t line = 0;
-    int err = lg_memread_begin(&walker->mem);
-    if (err != 0) {
-        return err;
-    }
-    err = -ESTALE;
+    int err = -ESTALE;
+    lg_memread_begin(&walker->mem);
     if (guess->code == frame->code && guess->stamp == frame->stamp) {
         err = read_texts(walker, frame, guess, &texts);
     }

@@ -357,7 +357,9 @@ probe_sample(PyObject *module, PyObject *args)
         Py_BEGIN_ALLOW_THREADS
         pause_us(delay_us);
         for (unsigned int i = 0; i < count; i++) {
+            lg_pystack_begin(w);
             take_one(st, w, arg == Py_None ? NULL : &thread, &g);
+            lg_pystack_end(w);
             pause_us(interval_us);
         }
         Py_END_ALLOW_THREADS
@@ -391,11 +393,13 @@ probe_cost(PyObject *module, PyObject *args)
     }
     for (int i = 0; i < rounds && err == 0; i++) {
         uint64_t t0 = now_ns();
+        lg_pystack_begin(st->walker);
         err = lg_pystack_capture(st->walker, &thread, &sample);
         uint64_t t1 = now_ns();
         for (uint32_t k = 0; k < sample.depth && err == 0; k++) {
             err = lg_pystack_symbol(st->walker, &sample.frames[k], &symbol);
         }
+        lg_pystack_end(st->walker);
         uint64_t t2 = now_ns();
         lg_pystack_capture_own(st->ps, &thread, &sample);
         uint64_t t3 = now_ns();
