@@ -18,7 +18,7 @@ from loopguard import _agent
 from loopguard.imports import ImportHooks
 
 # module -> (class, kind of its `handle`)
-_ROUTE_CLASSES: dict[str, tuple[tuple[str, str], ...]] = {
+ROUTE_CLASSES: dict[str, tuple[tuple[str, str], ...]] = {
     "starlette.routing": (
         ("Route", "route"),
         ("WebSocketRoute", "route"),
@@ -51,7 +51,7 @@ _instances: weakref.WeakKeyDictionary[Any, tuple[str, int]] = weakref.WeakKeyDic
 
 def apply() -> None:
     """Patches the routes of Starlette and FastAPI, now or once imported."""
-    for module in _ROUTE_CLASSES:
+    for module in ROUTE_CLASSES:
         when_imported(module, _patch_routes)
 
 
@@ -104,7 +104,7 @@ def names() -> tuple[str, ...]:
 
 
 def _patch_routes(module: ModuleType) -> None:
-    for class_name, kind in _ROUTE_CLASSES[module.__name__]:
+    for class_name, kind in ROUTE_CLASSES[module.__name__]:
         cls = getattr(module, class_name, None)
         # a class that inherits `handle` is served by its base
         if cls is not None and "handle" in vars(cls):
