@@ -11,14 +11,12 @@
 #include <errno.h>
 #include <setjmp.h>
 #include <signal.h>
-#include <stdbool.h>
 #include <stdint.h>
 
 #include "lg_atomic.h"
 #include "lg_error.h"
 
 static struct {
-    bool installed;
     volatile sig_atomic_t active;
     uintptr_t start;
     uintptr_t end;
@@ -39,18 +37,19 @@ int
 lg_copy_guard(void)
 {
     struct sigaction action = {.sa_sigaction = on_sigbus};
-    if (guard.installed) {
+    struct sigaction before;
+    if (sigaction(SIGBUS, NULL, &before) < 0) {
+        return -errno;
+    }
+    if ((before.sa_flags & SA_SIGINFO) != 0 && before.sa_sigaction == on_sigbus) {
         return 0;
     }
+    guard.before = before;
     /* SA_NODEFER: the jump out of the handler then leaves no signal blocked,
      * and sigsetjmp need not save the mask with a system call per copy. */
     action.sa_flags = SA_SIGINFO | SA_NODEFER;
     sigemptyset(&action.sa_mask);
-    if (sigaction(SIGBUS, &action, &guard.before) < 0) {
-        return -errno;
-    }
-    guard.installed = true;
-    return 0;
+    return sigaction(SIGBUS, &action, NULL) < 0 ? -errno : 0;
 }
 
 int

@@ -12,7 +12,7 @@
 
 #include <stddef.h>
 
-/* Installs the guard once; 0 or -errno. */
+/* Installs the guard where it is not in place; 0 or -errno. */
 int lg_copy_guard(void);
 
 /* `from` and `length` are multiples of 8. 0 or LG_ETRUNCATED. */
