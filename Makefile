@@ -7,8 +7,6 @@
 PYTHON ?= python3
 VENV := .venv
 PYTEST ?=
-CLANG_FORMAT ?= clang-format
-CLANG_TIDY ?= clang-tidy
 
 export PYTHON
 ifneq ($(origin CC),default)
@@ -68,16 +66,17 @@ cases: test-tools  ## the situations that must be told right, on real workers, a
 	@$(VENV)/bin/python tests/system/cases.py
 
 format:  ## lay out C and Python the way CONTRIBUTING.md says
-	@tools/setup.sh build check
+	@tools/setup.sh build
 	@tools/venv.sh $(VENV) $(PYTHON) check
-	@$(CLANG_FORMAT) -i $(C_FILES)
+	@$(VENV)/bin/clang-format -i $(C_FILES)
 	@$(VENV)/bin/ruff format --quiet .
 	@$(VENV)/bin/ruff check --quiet --fix-only .
 
 check: test-tools  ## clang-format, clang-tidy, ruff, mypy --strict, stubtest; changes nothing
 	@tools/setup.sh check
 	@tools/venv.sh $(VENV) $(PYTHON) check
-	@tools/check.sh $(VENV) $(C_FILES)
+	@BUILD_ONLY=yes tools/units.sh unit
+	@tools/check.sh $(VENV)
 
 wheel: build  ## dist/*.whl for .venv's Python
 	@$(VENV)/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -80,7 +80,6 @@ missing_of() {
         { has_header cmocka.h && has_library libcmocka.so; } || echo libcmocka-dev
         has_program tmux || echo tmux ;;
     check)
-        has_program clang-format || echo clang-format
         has_program clang-tidy || echo clang-tidy ;;
     valgrind)
         has_program valgrind || echo valgrind ;;
