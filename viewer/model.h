@@ -160,6 +160,7 @@ struct lg_row {
     size_t worst_worker;                /* index; the most blocked time */
     const uint64_t *blocked_by_worker;  /* [lg_top.worker_count] ns, LG_NONE */
     bool unclean;                       /* row marked "~" */
+    const struct lg_hist *step_hist;    /* what now.step is made of; NULL */
 };
 
 /* ---- a worker ---------------------------------------------------------- */
@@ -378,12 +379,13 @@ struct lg_worker {
     uint64_t series_lag_ns[LG_SERIES];  /* worst lag by second; LG_NONE = before start */
     uint64_t series_end_real_ns;
 
-    struct lg_loop_view loops[8];
+    struct lg_loop_view loops[LG_VIEW_LOOPS];
     size_t loop_count;
     struct lg_pool_view pool;
     struct lg_feature_view features[16];
     size_t feature_count;
-    struct lg_blocked blocked;          /* active or at_death, else zero */
+    bool ended_while_watched;
+    struct lg_blocked blocked;          /* active, at_death, or of LG_BANNER_ENDED */
     struct lg_banner banner;
     char note[160];                     /* "no heartbeat 6 s", "exited 14:01:03", "" */
     char message[320];                  /* "2 rows could not be read cleanly this time" */
@@ -474,8 +476,8 @@ enum lg_stack_order { LG_STACKS_BY_TIME, LG_STACKS_BY_COUNT, LG_STACKS_BY_MAX, L
 
 struct lg_detail {
     struct lg_row row;
-    /* Powers of two from 1 ms: <1ms 1-2 2-4 .. 512-1s >=1s (`coarse`: powers
-     * of four). band_count 0 = not known in this window. */
+    /* As enum lg_band_set says; edges are those of the histogram, 1024 us for
+     * "1 ms". band_count 0 = not known in this window. */
     struct lg_band band[LG_BANDS];
     size_t band_count;
     enum lg_quantile_source band_source;
@@ -495,9 +497,15 @@ struct lg_detail {
     char hint[200];                     /* "" or what to do */
 };
 
+enum lg_band_set {
+    LG_BANDS_MEDIUM,                    /* 12: <1ms 1-2 2-4 .. 512-1s >=1s */
+    LG_BANDS_COARSE,                    /* 7: <1ms 1-4 4-16 16-64 64-256 256-1s >=1s */
+    LG_BANDS_FINE,                      /* 14: <0.5ms 0.5-1 1-2 .. 512-1s 1-2s >=2s */
+};
+
 /* False when no such endpoint is there. */
 bool lg_top_detail(struct lg_top *top, size_t worker, const struct lg_view *view,
-                   const struct lg_key *key, bool coarse, enum lg_stack_order order,
+                   const struct lg_key *key, enum lg_band_set bands, enum lg_stack_order order,
                    const struct lg_detail **out);
 
 #endif
