@@ -79,9 +79,10 @@ lg_ring_read(const struct lg_ring *ring, const struct lg_slot *slots, uint64_t c
             cur->seen++;
             return true;
         case NEWER: {
-            /* Dead: the slot of the record in flight. Live: lapped just now. */
-            uint64_t to = mode == LG_RING_DEAD ? cur->next + 1 : head - back;
-            to = to > cur->next ? to : cur->next + 1;
+            /* Dead: the slot of the record in flight. Live: lapped since head
+             * was loaded, perhaps early in the ring's life (head < back). */
+            bool resync = mode == LG_RING_LIVE && head > back && head - back > cur->next;
+            uint64_t to = resync ? head - back : cur->next + 1;
             cur->lapped += to - cur->next;
             cur->next = to;
             break;

@@ -129,6 +129,17 @@ record_being_overwritten_counts_as_lapped(void **state)
 }
 
 static void
+reader_lapped_before_the_ring_was_half_full_counts_right(void **state)
+{
+    struct rig *rig = *state;
+    push(rig, SLOTS + 3);
+    rig->ring.head = 3;                         /* as loaded before it slept */
+    assert_false(read_one(rig, LG_RING_LIVE));
+    assert_int_equal(rig->cur.lapped, 3);
+    assert_false(rig->cur.damaged);
+}
+
+static void
 live_reader_waits_for_a_record_under_way(void **state)
 {
     struct rig *rig = *state;
@@ -245,6 +256,7 @@ ring_of_random_words_ends_and_adds_up(void **state)
             assert_true(++reads <= SLOTS + 1);
         }
         assert_int_equal(accounted(rig), rig->cur.next);
+        assert_true(rig->cur.next <= rig->ring.head + 1);
     }
 }
 
@@ -307,6 +319,7 @@ main(void)
         RIGGED(slow_reader_is_told_how_many_records_it_lost),
         RIGGED(seen_lapped_and_torn_add_up_to_all_tickets),
         RIGGED(record_being_overwritten_counts_as_lapped),
+        RIGGED(reader_lapped_before_the_ring_was_half_full_counts_right),
         RIGGED(live_reader_waits_for_a_record_under_way),
         RIGGED(record_that_death_interrupted_is_counted_torn),
         RIGGED(interrupted_record_costs_the_one_a_ring_before_it),
