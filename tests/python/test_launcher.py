@@ -230,14 +230,10 @@ def serving(command: list[str], folder: Path, port: int) -> Iterator[subprocess.
     ) as process:
         try:
             deadline = time.monotonic() + DEADLINE_S
-            while True:
-                try:
-                    ask(port)
-                    break
-                except (urllib.error.URLError, ConnectionError):
-                    assert process.poll() is None, "the server has ended"
-                    assert time.monotonic() < deadline, "the server does not answer"
-                    time.sleep(0.05)
+            while not answers(port):
+                assert process.poll() is None, "the server has ended"
+                assert time.monotonic() < deadline, "the server does not answer"
+                time.sleep(0.05)
             yield process
         finally:
             process.terminate()
@@ -245,6 +241,14 @@ def serving(command: list[str], folder: Path, port: int) -> Iterator[subprocess.
                 process.wait(timeout=20)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
+
+
+def answers(port: int) -> bool:
+    try:
+        ask(port)
+    except (urllib.error.URLError, ConnectionError):
+        return False
+    return True
 
 
 def ask(port: int) -> dict[str, Any]:
