@@ -60,8 +60,13 @@ fill_gil(struct lg_pystack *ps, PyInterpreterState *interp)
 #define OFF_REASON "this Python's frames are not known"
 #endif
 
-#define CAPTURE_TRIES 3
-#define ROOT_WITNESSES 3        /* further walks that must end at the same root */
+/* A walk copies a moving stack frame by frame, so it may join a caller on one
+ * line with a callee of another. Measured with functions that do nothing but
+ * call each other: two equal walks were wrong in 1 of 5000, see the tests. */
+#define WALKS_EQUAL 3           /* in a row: the stack stands still */
+#define WALKS_EQUAL_UNPROVEN 6  /* where the outermost frame is not known to be it */
+#define WALKS_COMMON 9          /* whole ones: then their common part is taken */
+#define WALKS_MAX 24
 #define STACK_NEAR_BYTES 16384  /* a chunk of the data stack */
 #define CHUNKS_MAX 64
 #define FRAME_BEGIN (-2)        /* 3.11: the code unit before the first */
@@ -80,6 +85,7 @@ static void set_reason(char *reason, size_t size_bytes, const char *why);
 static void test_it(struct lg_pystack *ps);
 static int walk_thread(struct lg_pystack_walker *w, const struct lg_pystack_thread *thread,
                        struct lg_pywalk *walk);
+static void forget_unused(struct lg_pystack_walker *w);
 static void copy_again(struct lg_pystack_walker *w);
 static const char *copy_of(struct lg_pystack_walker *w, uint64_t addr, uint32_t size_bytes,
                            bool with_page);
@@ -87,13 +93,14 @@ static const char *known_copy(struct lg_pystack_walker *w, uint64_t addr, uint32
 static bool parse_frame(const struct lg_pylayout *l, uint64_t addr, const char *bytes,
                         struct raw_frame *out);
 static bool walks_agree(const struct lg_pywalk *a, const struct lg_pywalk *b);
-static uint32_t common_root_part(const struct lg_pywalk *a, const struct lg_pywalk *b);
+static bool narrow_common(struct lg_pywalk *common, uint32_t walks,
+                          const struct lg_pywalk *walk);
 static uint64_t root_of(const struct lg_pywalk *walk);
 static bool root_is_proven(struct lg_pystack_walker *w, const struct lg_pystack_thread *thread,
-                           const struct lg_pywalk *walk, struct lg_pywalk *scratch);
+                           const struct lg_pywalk *walk);
 static uint64_t data_stack_base(struct lg_pystack_walker *w, uint64_t chunk);
-static int check_codes(struct lg_pystack_walker *w, const struct lg_pyentry *entries,
-                       uint32_t count, struct lg_pystack_sample *out);
+static int check_codes(struct lg_pystack_walker *w, const struct lg_pywalk *walk,
+                       struct lg_pystack_sample *out);
 static int read_codes(struct lg_pystack_walker *w, const struct lg_pyentry *entries,
                       uint32_t count);
 static int keep_frame(const struct lg_pystack *ps, const struct lg_pyentry *entry,
@@ -147,11 +154,10 @@ lg_pystack_walker_open(const struct lg_pystack *ps, struct lg_pystack_walker **o
     if (!ps->works) {
         return -ENOTSUP;
     }
-    struct lg_pystack_walker *w = malloc(sizeof(*w));
+    struct lg_pystack_walker *w = calloc(1, sizeof(*w));
     if (w == NULL) {
         return -ENOMEM;
     }
-    memset(w, 0, sizeof(*w));           /* touched now, not at the first stall */
     w->ps = ps;
     int err = lg_memread_init(&w->mem);
     if (err != 0) {
@@ -274,39 +280,47 @@ lg_pystack_capture(struct lg_pystack_walker *walker, const struct lg_pystack_thr
     if (walker == NULL) {
         return -ENOTSUP;
     }
-    struct lg_pywalk *a = &walker->first;
-    struct lg_pywalk *b = &walker->second;
-    struct lg_pystack_sample sample = {0};
-    int last_err = 0;
+    struct lg_pystack_sample sample;
+    struct lg_pywalk *walk = &walker->walks[0];
+    struct lg_pywalk *last = &walker->walks[1];
+    uint32_t equal = 0;         /* walks in a row, `last` among them */
+    uint32_t whole = 0;         /* walks that `common` is common to */
+    uint32_t wanted = WALKS_EQUAL;
     int err = -EAGAIN;
     lg_memread_begin(&walker->mem);
-    for (int i = 0; i < CAPTURE_TRIES; i++) {
-        last_err = walk_thread(walker, thread, a);
-        if (last_err == 0) {
-            last_err = walk_thread(walker, thread, b);
-        }
-        if (last_err != 0 || !walks_agree(a, b)) {
-            err = -EAGAIN;
+    forget_unused(walker);
+    for (int i = 0; i < WALKS_MAX && whole < WALKS_COMMON; i++) {
+        err = walk_thread(walker, thread, walk);
+        if (err == -EAGAIN) {
             continue;
         }
-        err = root_is_proven(walker, thread, a, b)
-                  ? check_codes(walker, a->entries, a->depth, &sample)
-                  : -EAGAIN;
-        if (err == 0) {
-            sample.flags |= a->whole ? 0 : LG_PYSTACK_CUT;
+        if (err != 0) {
             goto done;
         }
+        if (!root_is_proven(walker, thread, walk)) {
+            wanted = WALKS_EQUAL_UNPROVEN;
+        }
+        whole += narrow_common(&walker->common, whole, walk) ? 1 : 0;
+        if (equal == 0 || !walks_agree(walk, last)) {
+            struct lg_pywalk *other = last;
+            last = walk;
+            walk = other;
+            equal = 0;
+        }
+        equal++;
+        if (equal >= wanted) {
+            err = check_codes(walker, last, &sample);
+            sample.flags |= last->whole ? 0 : LG_PYSTACK_CUT;
+            if (err == 0) {
+                goto done;
+            }
+            equal = 0;
+        }
     }
-    if (last_err == 0) {
-        uint32_t kept = common_root_part(a, b);
-        const struct lg_pyentry *entries = a->entries + (a->depth - kept);
-        err = kept > 0 && root_is_proven(walker, thread, a, b)
-                  ? check_codes(walker, entries, kept, &sample)
-                  : -EAGAIN;
+    err = -EAGAIN;
+    if (whole >= wanted && walker->common.depth > 0) {
+        err = check_codes(walker, &walker->common, &sample);
         sample.flags |= LG_PYSTACK_MOVING;
-    }
-    else {
-        err = last_err;
     }
 done:
     lg_memread_end(&walker->mem);
@@ -570,29 +584,38 @@ walk_thread(struct lg_pystack_walker *w, const struct lg_pystack_thread *thread,
     return 0;
 }
 
-/* Starts a walk: copies afresh, with one call, what the last walk used. */
+/* Starts a capture: keeps the places that the one before has met. */
 static void
-copy_again(struct lg_pystack_walker *w)
+forget_unused(struct lg_pystack_walker *w)
 {
-    struct lg_memspan spans[LG_COPIES];
     uint32_t n = 0;
     w->copied_bytes = 0;
-    w->cursor = 0;
     for (uint32_t i = 0; i < w->copy_count; i++) {
         struct lg_pycopy copy = w->copies[i];
         if (copy.used) {
             copy.used = false;
             copy.at = w->copied_bytes;
-            spans[n] = (struct lg_memspan){copy.start, w->copied + copy.at, copy.size_bytes};
             w->copied_bytes += copy.size_bytes;
             w->copies[n++] = copy;
         }
     }
     w->copy_count = n;
-    if (n > 0 && lg_memread_gather(&w->mem, spans, n) != 0) {
+}
+
+/* Starts a walk: copies all known places afresh, with one call. */
+static void
+copy_again(struct lg_pystack_walker *w)
+{
+    struct lg_memspan spans[LG_COPIES];
+    for (uint32_t i = 0; i < w->copy_count; i++) {
+        const struct lg_pycopy *copy = &w->copies[i];
+        spans[i] = (struct lg_memspan){copy->start, w->copied + copy->at, copy->size_bytes};
+    }
+    if (w->copy_count > 0 && lg_memread_gather(&w->mem, spans, w->copy_count) != 0) {
         w->copy_count = 0;      /* some of it is gone: as it is met, then */
         w->copied_bytes = 0;
     }
+    w->cursor = 0;
 }
 
 /* The bytes at `addr` as they were at some time since the walk began, valid
@@ -680,7 +703,7 @@ parse_frame(const struct lg_pylayout *l, uint64_t addr, const char *bytes,
     return true;
 }
 
-/* --- Two walks ------------------------------------------------------------- */
+/* --- Several walks ---------------------------------------------------------- */
 
 static bool
 walks_agree(const struct lg_pywalk *a, const struct lg_pywalk *b)
@@ -689,19 +712,34 @@ walks_agree(const struct lg_pywalk *a, const struct lg_pywalk *b)
            memcmp(a->entries, b->entries, a->depth * sizeof(a->entries[0])) == 0;
 }
 
-static uint32_t
-common_root_part(const struct lg_pywalk *a, const struct lg_pywalk *b)
+/* Leaves in `common` the frames next to the root that `walk` has too; `walks`
+ * of them were seen before. False when this walk says nothing about the root:
+ * a generator's frame is the last one only while it is being suspended, or at
+ * the bottom of a thread of C code, which is rare enough to be left out. */
+static bool
+narrow_common(struct lg_pywalk *common, uint32_t walks, const struct lg_pywalk *walk)
 {
-    uint32_t n = 0;
-    if (!a->whole || !b->whole || a->tstate_id != b->tstate_id) {
-        return 0;
+    if (root_of(walk) == 0 || walk->entries[walk->depth - 1].owner != LG_OWNER_THREAD) {
+        return false;
     }
-    while (n < a->depth && n < b->depth &&
-           memcmp(&a->entries[a->depth - 1 - n], &b->entries[b->depth - 1 - n],
-                  sizeof(a->entries[0])) == 0) {
+    if (walks == 0) {
+        memcpy(common, walk, offsetof(struct lg_pywalk, entries));
+        memcpy(common->entries, walk->entries, walk->depth * sizeof(walk->entries[0]));
+        return true;
+    }
+    uint32_t n = 0;
+    while (n < common->depth && n < walk->depth &&
+           memcmp(&common->entries[common->depth - 1 - n], &walk->entries[walk->depth - 1 - n],
+                  sizeof(walk->entries[0])) == 0) {
         n++;
     }
-    return n;
+    if (common->tstate_id != walk->tstate_id) {
+        n = 0;
+    }
+    memmove(common->entries, common->entries + (common->depth - n),
+            n * sizeof(common->entries[0]));
+    common->depth = n;
+    return true;
 }
 
 static uint64_t
@@ -710,39 +748,28 @@ root_of(const struct lg_pywalk *walk)
     return walk->whole && walk->depth > 0 ? walk->entries[walk->depth - 1].frame : 0;
 }
 
-/* A walk that ran into a frame just unlinked ends early, and twice in a row it
- * may end at the same place. So the end must be known to be the root:
+/* A walk that ran into a frame just unlinked ends early, and more than one in a
+ * row may end at the same place. That this is the end is known when it is
  *   - the anchor recorded when the thread was described, or
  *   - the first frame on the thread's data stack (3.11+; a greenlet has a data
- *     stack of its own, so that holds there too), or
- *   - where further walks end as well.
- * `scratch` is overwritten. */
+ *     stack of its own, so that holds there too).
+ * Else more walks must agree on it. */
 static bool
 root_is_proven(struct lg_pystack_walker *w, const struct lg_pystack_thread *thread,
-               const struct lg_pywalk *walk, struct lg_pywalk *scratch)
+               const struct lg_pywalk *walk)
 {
     uint64_t root = root_of(walk);
-    if (root == 0) {
-        /* Deeper than a walk goes, or no frames at all: no end to prove. */
-        return true;
-    }
-    if (root == thread->root || root == data_stack_base(w, walk->chunk)) {
-        return true;
-    }
-    for (int i = 0; i < ROOT_WITNESSES; i++) {
-        if (walk_thread(w, thread, scratch) != 0 || root_of(scratch) != root) {
-            return false;
-        }
-    }
-    return true;
+    /* 0: deeper than a walk goes, or no frames at all; no end to prove. */
+    return root == 0 || root == thread->root || root == data_stack_base(w, walk->chunk);
 }
 
 static uint64_t
 data_stack_base(struct lg_pystack_walker *w, uint64_t chunk)
 {
     for (int i = 0; i < CHUNKS_MAX && chunk != 0; i++) {
-        uint64_t previous;
-        if (lg_memread_copy(&w->mem, chunk, &previous, sizeof(previous)) != 0) {
+        const char *bytes = copy_of(w, chunk, sizeof(uint64_t), false);
+        uint64_t previous = bytes != NULL ? lg_load_u64(bytes) : chunk;
+        if (bytes == NULL) {
             return 0;
         }
         if (previous == 0) {
@@ -757,22 +784,23 @@ data_stack_base(struct lg_pystack_walker *w, uint64_t chunk)
 
 /* --- Code objects ---------------------------------------------------------- */
 
-/* Appends to `out` the frames whose code objects are real. */
+/* Turns a walk into a sample, if all its code objects are real. */
 static int
-check_codes(struct lg_pystack_walker *w, const struct lg_pyentry *entries, uint32_t count,
+check_codes(struct lg_pystack_walker *w, const struct lg_pywalk *walk,
             struct lg_pystack_sample *out)
 {
     out->depth = 0;
     out->flags = 0;
-    for (uint32_t done = 0; done < count; done += LG_CODE_BATCH) {
-        uint32_t n = count - done < LG_CODE_BATCH ? count - done : LG_CODE_BATCH;
-        int err = read_codes(w, entries + done, n);
+    for (uint32_t done = 0; done < walk->depth; done += LG_CODE_BATCH) {
+        const struct lg_pyentry *entries = walk->entries + done;
+        uint32_t n = walk->depth - done < LG_CODE_BATCH ? walk->depth - done : LG_CODE_BATCH;
+        int err = read_codes(w, entries, n);
         for (uint32_t i = 0; err == 0 && i < n; i++) {
             if (out->depth == LG_PYSTACK_DEPTH) {
                 out->flags |= LG_PYSTACK_CUT;
                 return 0;
             }
-            err = keep_frame(w->ps, &entries[done + i], w->codes[i], w->name_hashes[i], out);
+            err = keep_frame(w->ps, &entries[i], w->codes[i], w->name_hashes[i], out);
         }
         if (err != 0) {
             return -EAGAIN;

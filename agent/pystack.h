@@ -12,14 +12,14 @@
  * Two objects. `lg_pystack` is what is known about this interpreter: layout,
  * GIL, whether the self-test passed; one per process, read-only after
  * lg_pystack_open(), shared by all threads. `lg_pystack_walker` is the tools
- * of one user (about 150 KiB, allocated once): reader, scratch, guesses. One
+ * of one user (170 KiB, most of it never touched): reader, scratch, guesses. One
  * thread at a time per walker; what runs under the GIL may share one.
  *
- * A capture of a running thread is a race. It is accepted when two walks one
- * after the other agree, every frame's owner and offset is possible, every
- * code object is one, and the outermost frame is the thread's own root. Else
- * the part next to the root on which two walks agree is given and marked
- * LG_PYSTACK_MOVING; else -EAGAIN. A wrong stack is worse than none.
+ * A capture of a running thread is a race. It is accepted when three walks in a
+ * row agree, every frame's owner and offset is possible, every code object is
+ * one, and the outermost frame is the thread's own root. Else the part next to
+ * the root on which all walks agree is given and marked LG_PYSTACK_MOVING; else
+ * -EAGAIN. A wrong stack is worse than none.
  *
  * Functions return 0 or -errno and touch their last pointer only on success.
  * On an object that is off they return -ENOTSUP. None raises; none calls
@@ -126,7 +126,7 @@ int lg_pystack_thread_at(struct lg_pystack_walker *walker, uint64_t tstate,
 
 /* --- Captures ------------------------------------------------------------- */
 
-/* Any thread, no GIL, no allocation. -EAGAIN: nothing that two walks agree on;
+/* Any thread, no GIL, no allocation. -EAGAIN: nothing that the walks agree on;
  * -ESRCH: the thread has ended; -EACCES: memory cannot be read any more. */
 int lg_pystack_capture(struct lg_pystack_walker *walker, const struct lg_pystack_thread *thread,
                        struct lg_pystack_sample *out);

@@ -108,14 +108,15 @@ struct lg_pywalk {
     struct lg_pyentry entries[LG_WALK_MAX];     /* innermost first */
 };
 
-/* Interpreter memory copied for a walk. The next walk begins by copying all
- * places that this one used in a single call: a stack that stands still, or
- * whose outer part does, then needs no call per frame. */
+/* Interpreter memory copied for a walk. Every walk begins by copying, in a
+ * single call, all places that this capture or the one before has met: a stack
+ * that stands still, or whose outer part does, needs no call per frame, and
+ * what moves is caught in one instant more often. */
 struct lg_pycopy {
     uint64_t start;
     uint32_t size_bytes;
     uint32_t at;                /* in lg_pystack_walker.copied */
-    bool used;                  /* by the walk in progress */
+    bool used;                  /* by the capture in progress */
 };
 
 /* Where the texts of a code object were last time: only where to look, never
@@ -142,8 +143,8 @@ struct lg_pystack_walker {
     struct lg_pycopy copies[LG_COPIES];
     char copied[LG_COPIES_BYTES];
     char spare[LG_COPY_MAX];    /* for what finds no room above */
-    struct lg_pywalk first;
-    struct lg_pywalk second;
+    struct lg_pywalk walks[2];
+    struct lg_pywalk common;    /* what all walks of this capture agree on */
     char codes[LG_CODE_BATCH][LG_CODE_BYTES];
     uint64_t name_hashes[LG_CODE_BATCH];
     struct lg_pyguess guesses[LG_GUESSES];

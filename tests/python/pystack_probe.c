@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <sched.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
@@ -264,10 +265,13 @@ take_one(struct state *st, struct lg_pystack_walker *w, const struct lg_pystack_
         thread = *wanted;
     }
     else {
-        uint64_t holder;
-        err = lg_pystack_gil_held(st->ps, &holder) && holder != 0
-                  ? lg_pystack_thread_at(w, holder, &thread)
-                  : -ENOENT;
+        uint64_t holder = 0;
+        uint64_t deadline_ns = now_ns() + 10000000;
+        while ((!lg_pystack_gil_held(st->ps, &holder) || holder == 0) &&
+               now_ns() < deadline_ns) {
+            sched_yield();
+        }
+        err = holder != 0 ? lg_pystack_thread_at(w, holder, &thread) : -ENOENT;
     }
     if (err == 0) {
         err = lg_pystack_capture(w, &thread, &sample);
