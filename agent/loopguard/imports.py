@@ -64,7 +64,8 @@ class ImportHooks:
     def _watch(self, spec: ModuleSpec) -> None:
         loader: Any = spec.loader
         run = getattr(loader, "exec_module", None)
-        if run is None:
+        if run is None:  # a zip file, before Python 3.10
+            _report(f"cannot wait for the import of {spec.name}", loader)
             return
 
         def exec_module(module: ModuleType) -> None:
@@ -99,7 +100,7 @@ def _call(hook: Hook, module: ModuleType) -> None:
         _report(f"not active in {module.__name__}", error)
 
 
-def _report(what: str, error: BaseException) -> None:
+def _report(what: str, about: object) -> None:
     import logging  # noqa: PLC0415 - every process of the application loads this file
 
-    logging.getLogger("loopguard").warning("loopguard: %s: %r", what, error)
+    logging.getLogger("loopguard").warning("loopguard: %s: %r", what, about)

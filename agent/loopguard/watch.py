@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
+import sys
 import threading
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loopguard import _agent, control
 from loopguard.config import LoopGuardConfig
+
+if TYPE_CHECKING:
+    import asyncio  # three times the import time of all the rest
 
 _lock = threading.Lock()
 _started_for_watches = False
@@ -103,7 +106,11 @@ def watch(
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
+    module = sys.modules.get("asyncio")
+    if module is None:
+        return None  # nobody can have made a loop
     try:
-        return asyncio.get_running_loop()
+        loop: asyncio.AbstractEventLoop = module.get_running_loop()
     except RuntimeError:
         return None
+    return loop
