@@ -23,9 +23,9 @@ use_deps() {
     deps="$root/.deps/root"
     deps_lib="$deps/usr/lib/$(uname -m)-linux-gnu"
     export PATH="$deps/usr/bin:$PATH"
-    export CPATH="$deps/usr/include:$deps/usr/include/$(uname -m)-linux-gnu${CPATH:+:$CPATH}"
+    export C_INCLUDE_PATH="$deps/usr/include:$deps/usr/include/$(uname -m)-linux-gnu${C_INCLUDE_PATH:+:$C_INCLUDE_PATH}"
     for dir in "$deps"/usr/include/python3.*; do
-        [ ! -d "$dir" ] || export CPATH="$CPATH:$dir"
+        [ ! -d "$dir" ] || export C_INCLUDE_PATH="$C_INCLUDE_PATH:$dir"
     done
     export LIBRARY_PATH="$deps_lib${LIBRARY_PATH:+:$LIBRARY_PATH}"
     export LD_LIBRARY_PATH="$deps_lib:$deps/lib/$(uname -m)-linux-gnu${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"

@@ -34,15 +34,17 @@ has_compiler() {
 
 # One start of the interpreter answers all three questions.
 python_lacks() {
-    "$python" - "${CPATH:-}" <<'PY' 2>/dev/null || echo python
-import os, sys, sysconfig
+    "$python" - "${C_INCLUDE_PATH:-}" <<'PY' 2>/dev/null || echo python
+import glob, os, sys, sysconfig
 if sys.version_info < (3, 9):
     sys.exit(1)
 include = sysconfig.get_path("include")
 if not any(os.path.exists(d + "/Python.h") for d in [include, *sys.argv[1].split(":")]):
     print("dev")
 try:
-    import ensurepip, venv
+    import venv
+    if not glob.glob(".deps/root/usr/share/python-wheels/pip-*.whl"):
+        import ensurepip
 except ImportError:
     print("venv")
 PY
@@ -135,6 +137,8 @@ unpack_as_user() {
     for deb in .deps/debs/*.deb; do
         dpkg -x "$deb" .deps/new
     done
+    # What the packages' own scripts would do: cc is one of Debian's alternatives.
+    [ ! -e .deps/new/usr/bin/gcc ] || ln -sf gcc .deps/new/usr/bin/cc
     # A linker script with the absolute names of a real installation.
     find .deps/new -name libc.so -path '*/usr/lib/*' -exec \
         sed -i "s| /usr/lib| $root/.deps/root/usr/lib|g" {} +

@@ -13,6 +13,18 @@ venv=$1
 python=$2
 shift 2
 
+# Debian's ensurepip knows its wheels by their absolute name, where an unpacked
+# package does not have them.
+make_venv() {
+    pip=$(find .deps/root/usr/share/python-wheels -name 'pip-*.whl' 2>/dev/null | head -n 1)
+    if [ -z "$pip" ]; then
+        "$python" -m venv "$venv"
+    else
+        "$python" -m venv --without-pip "$venv"
+        "$venv/bin/python" "$pip/pip" install --quiet --no-index "$pip"
+    fi
+}
+
 # The interpreter itself, not the shim or link by which it was found.
 real=$("$python" -c 'import sys; print(sys.executable, sys.version.split()[0])') ||
     die "$python does not run; set PYTHON= to a CPython 3.9 or newer"
@@ -20,7 +32,7 @@ real=$("$python" -c 'import sys; print(sys.executable, sys.version.split()[0])')
 if [ "$(cat "$venv/.made-by" 2>/dev/null)" != "$real" ]; then
     rm -rf "$venv" "build/$(basename "$venv")"
     say "$venv: new, ${real#* } from ${real% *}"
-    "$python" -m venv "$venv"
+    make_venv
     printf '%s\n' "$real" >"$venv/.made-by"
 fi
 
