@@ -339,6 +339,10 @@ enum lg_loop_state {
     LG_LOOP_STEP = 2,                   /* a step of `endpoint` runs */
     LG_LOOP_CLOSED = 3,
 };
+/* With LG_LOOP_STEP: the response has left, what runs is the background task
+ * of `endpoint`. */
+#define LG_LOOP_AFTER_RESPONSE UINT64_C(0x100)
+#define LG_LOOP_STATE(word) ((word) & UINT64_C(0xff))
 
 enum lg_loop_kind { LG_LOOP_ASYNCIO = 0, LG_LOOP_UVLOOP = 1, LG_LOOP_OTHER = 2 };
 
@@ -348,7 +352,7 @@ enum lg_loop_kind { LG_LOOP_ASYNCIO = 0, LG_LOOP_UVLOOP = 1, LG_LOOP_OTHER = 2 }
 struct lg_loop_entry {
     /* Line A, seqlock, by the loop thread at each switch of steps. */
     uint64_t seq;
-    uint64_t state;                     /* enum lg_loop_state */
+    uint64_t state;                     /* enum lg_loop_state, LG_LOOP_AFTER_RESPONSE */
     uint64_t step;                      /* number of the step, from 1 */
     uint64_t step_start_ns;
     uint64_t endpoint_task;             /* LG_PAIR(endpoint, task name id) */

@@ -1,0 +1,163 @@
+/*
+ * agent.h - the agent of this process: start, stop, fork, settings; what ties
+ * the rooms together.
+ *
+ * One per process, in module.c. Everything here wants the GIL but where said.
+ * Armed at start; the segment, the slots and the watchdog are made when a loop
+ * first runs (lg_agent_awake()), so a supervisor never has any. Whatever fails
+ * switches its feature off and leaves the reason there; nothing raises into
+ * the application.
+ */
+#ifndef LG_AGENT_H
+#define LG_AGENT_H
+
+#include <Python.h>
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "loop.h"
+#include "record.h"
+#include "route.h"
+
+#define LG_LOOPS 8
+
+/* Slots of FEATURES. X(NAME, text). */
+#define LG_FEATURE_LIST(X)                                                                \
+    X(STEPS, "steps")                                                                     \
+    X(TASKS, "task_factory")                                                              \
+    X(HOOKS, "hooks")                                                                     \
+    X(ITERATIONS, "iterations")                                                           \
+    X(GIL_WAIT, "gil_wait")                                                               \
+    X(WATCHDOG, "watchdog")                                                               \
+    X(STACKS, "stacks")                                                                   \
+    X(GC, "gc")                                                                           \
+    X(ROUTES, "routes")                                                                   \
+    X(POOL, "threadpool")                                                                 \
+    X(RUN_DELAY, "run_delay")
+
+enum lg_feature_index {
+#define LG_X(name, text) LG_FEATURE_##name,
+    LG_FEATURE_LIST(LG_X)
+#undef LG_X
+    LG_FEATURE_COUNT,
+};
+
+struct lg_feature_note {                /* kept here too: there may be no segment yet */
+    bool known;
+    bool on;
+    char reason[40];
+};
+
+struct lg_settings {
+    struct lg_config_info config;
+    uint64_t monitor_interval_ns;
+    uint64_t adaptive_update_interval_ns;
+    double threshold_multiplier;
+    double adaptive_percentile;
+    uint32_t calibration_iterations;
+    uint32_t adaptive_window_size;
+    uint32_t adaptive_min_samples;
+    char segment_dir[192];              /* "" = shm_open */
+    char app[128];
+    char server[64];
+    char version[32];
+};
+
+enum lg_agent_state {
+    LG_AGENT_IDLE,                      /* never started, or stopped */
+    LG_AGENT_ARMED,                     /* waits for a loop */
+    LG_AGENT_AWAKE,                     /* has a segment */
+    LG_AGENT_OFF,                       /* could not; `off_reason` */
+};
+
+struct lg_agent {
+    enum lg_agent_state state;
+    char off_reason[128];
+    int off_fd;                         /* the memfd that says so, -1 = none */
+    struct lg_settings settings;
+    PyObject *endpoint_thresholds;      /* dict: "POST /x" -> ns, or NULL */
+    struct lg_recorder rec;
+    struct lg_routes routes;
+    struct lg_loop loops[LG_LOOPS];
+    uint32_t loops_used;
+    uint64_t *threshold_of;             /* by endpoint, ns, 0 = the loop's */
+    uint16_t *background_of;            /* by endpoint, 0 = none made yet */
+    struct lg_owner *free_owners;
+    struct lg_cumulative *free_cumulative;
+    struct lg_cumulative **cumulative_of;   /* by endpoint, NULL = none yet */
+    uint64_t next_cumulative_id;
+    uint32_t next_request_id;
+    struct lg_feature_note features[LG_FEATURE_COUNT];
+    struct lg_pystack *pystack;
+    struct lg_pystack_walker *walker;   /* for use under the GIL */
+    struct lg_watchdog *watchdog;
+    struct lg_pool_room *pool;
+    PyObject *gc_callback;              /* what stands in gc.callbacks, or NULL */
+    PyObject *all_tasks;                /* set of weak references, or NULL */
+    uint64_t gc_start_ns;               /* of the collection under way */
+    uint64_t gc_start_cpu_ns;           /* 0 = not read */
+    PyObject *task_factory_type;        /* types of this module, strong */
+    PyObject *timed_type;
+    PyObject *send_type;
+    PyObject *asgi_type;
+    PyObject *route_type;
+    PyObject *like_function;            /* a coroutine function (scope, receive, send) */
+    PyObject *task_class;               /* asyncio.Task */
+    PyObject *current_task;             /* asyncio.current_task */
+    PyObject *get_running_loop;         /* asyncio._get_running_loop */
+    struct lg_task_slot *task_slots;    /* see task.c */
+    uint32_t task_slots_used;
+    uint32_t requests_opened;
+    bool forked;                        /* this process is a child of the armed one */
+    struct lg_names *names;             /* interned Python strings, see names.h */
+};
+
+/* Settings from a checked dict (config.py). 0, or -1 with an exception set:
+ * this one is called by the application's own code. Idempotent. */
+int lg_agent_start(struct lg_agent *agent, PyObject *settings);
+
+/* Undoes all: slots, factories, gc callback, threads, segment (by
+ * keep_segment). Never fails. */
+void lg_agent_stop(struct lg_agent *agent, bool at_exit);
+
+/* First loop of the process: makes the segment, the slots, the watchdog.
+ * False when the agent is or goes off. */
+bool lg_agent_awake(struct lg_agent *agent);
+
+/* Do polls of loops come in? False where no slot could be replaced. */
+bool lg_agent_has_edges(const struct lg_agent *agent);
+
+/* Switched off for good, with the reason where the viewer finds it. */
+void lg_agent_off(struct lg_agent *agent, const char *reason);
+
+/* New dict: features with reasons, segment path, counters. */
+PyObject *lg_agent_status(struct lg_agent *agent);
+
+/* A feature is on, or off and why (at most 39 bytes). */
+void lg_agent_feature(struct lg_agent *agent, enum lg_feature_index index, bool on,
+                      const char *reason);
+
+/* pthread_atfork's child handler: everything of the parent is dropped, no
+ * thread is made. Async-signal-safe but for free(). */
+void lg_agent_forked(struct lg_agent *agent);
+
+/* The threshold of an endpoint on a loop, ns. Any thread. */
+static inline uint64_t
+lg_agent_threshold(const struct lg_agent *agent, const struct lg_loop *loop, int32_t endpoint)
+{
+    if (endpoint >= 0 && agent->threshold_of != NULL && agent->threshold_of[endpoint] != 0) {
+        return agent->threshold_of[endpoint];
+    }
+    return lg_load_relaxed(&loop->threshold_ns);
+}
+
+/* Index of an endpoint, with its own threshold looked up at first sight; -1
+ * when the table was in use (ask again later). */
+int lg_agent_endpoint(struct lg_agent *agent, enum lg_endpoint_kind kind, enum lg_method method,
+                      const char *name, size_t length, uint64_t now_ns);
+
+/* The "background" twin of a request's endpoint, made at first use. */
+uint32_t lg_agent_background(struct lg_agent *agent, uint32_t endpoint, uint64_t now_ns);
+
+#endif

@@ -1,0 +1,415 @@
+/*
+ * asgi.c - the wrapped application and the wrapped send.
+ */
+#include "asgi.h"
+
+#include <stddef.h>
+#include <string.h>
+
+#include "../common/lg_clock.h"
+#include "agent.h"
+#include "charge.h"
+#include "names.h"
+#include "pycompat.h"
+#include "step.h"
+#include "task.h"
+
+struct asgi {
+    PyObject_HEAD
+    vectorcallfunc vectorcall;
+    PyObject *app;
+    PyObject *like;                     /* a coroutine function of our signature */
+    struct lg_agent *agent;
+};
+
+struct send {
+    PyObject_HEAD
+    vectorcallfunc vectorcall;
+    PyObject *send;
+    struct lg_owner *owner;
+};
+
+#define FREE_SENDS 64
+static struct {
+    struct send *slot[FREE_SENDS];
+    int count;
+} free_sends;
+
+static PyObject *asgi_call(PyObject *op, PyObject *const *args, size_t nargsf, PyObject *kwnames);
+static PyObject *open_request(struct asgi *self, PyObject *const *args, PyObject *type);
+static int scope_kind(const struct lg_names *names, PyObject *type);
+static bool text_is(PyObject *text, PyObject *name);
+static PyObject *new_send(struct lg_agent *agent, PyObject *send, struct lg_owner *owner);
+static PyObject *send_call(PyObject *op, PyObject *const *args, size_t nargsf, PyObject *kwnames);
+static void note_event(struct lg_owner *owner, PyObject *event);
+static bool is_coroutine_like(PyObject *o);
+
+/* ---- the application --------------------------------------------------- */
+
+PyObject *
+lg_asgi_wrap(struct lg_agent *agent, PyObject *app)
+{
+    PyTypeObject *type = (PyTypeObject *)agent->asgi_type;
+    if (Py_TYPE(app) == type) {
+        return Py_NewRef(app);
+    }
+    struct asgi *self = PyObject_GC_New(struct asgi, type);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->vectorcall = asgi_call;
+    self->app = Py_NewRef(app);
+    self->like = Py_XNewRef(agent->like_function);
+    self->agent = agent;
+    PyObject_GC_Track(self);
+    return (PyObject *)self;
+}
+
+static PyObject *
+asgi_call(PyObject *op, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+{
+    struct asgi *self = (struct asgi *)op;
+    struct lg_agent *agent = self->agent;
+    if (PyVectorcall_NARGS(nargsf) == 3 && kwnames == NULL && PyDict_Check(args[0]) &&
+        (agent->state == LG_AGENT_AWAKE || agent->state == LG_AGENT_ARMED)) {
+        PyObject *type = PyDict_GetItemWithError(args[0], agent->names->type);
+        if (type != NULL && PyUnicode_Check(type)) {
+            return open_request(self, args, type);
+        }
+        if (PyErr_Occurred()) {
+            PyErr_Clear();              /* an odd key in a scope is not our affair */
+        }
+    }
+    return PyObject_Vectorcall(self->app, args, nargsf & ~PY_VECTORCALL_ARGUMENTS_OFFSET, kwnames);
+}
+
+/* Opens the record, calls the application with our send, wraps its coroutine. */
+static PyObject *
+open_request(struct asgi *self, PyObject *const *args, PyObject *type)
+{
+    struct lg_agent *agent = self->agent;
+    const struct lg_names *names = agent->names;
+    PyObject *scope = args[0];
+    int kind = scope_kind(names, type);
+    PyObject *headers = PyDict_GetItemWithError(scope, names->headers);
+    struct lg_loop *loop = lg_loop_here(agent);
+    struct lg_owner *outer = loop != NULL ? loop->running : NULL;
+    if (loop == NULL || kind < 0 ||
+        (outer != NULL && headers != NULL && outer->headers == headers)) {
+        /* Not ours to measure, or measured already by an outer wrapper. */
+        PyErr_Clear();
+        return PyObject_Vectorcall(self->app, args, 3, NULL);
+    }
+    struct lg_owner *owner = lg_owner_new(agent, kind, lg_now_ns());
+    if (owner == NULL) {
+        return PyObject_Vectorcall(self->app, args, 3, NULL);
+    }
+    owner->headers = headers;
+    owner->id = agent->next_request_id += UINT32_C(0x9e3779b1);
+    if (kind == LG_KIND_REQUEST) {
+        owner->method = (uint8_t)lg_names_method(
+            names, PyDict_GetItemWithError(scope, names->method));
+    }
+    else if (kind == LG_KIND_WEBSOCKET) {
+        owner->method = LG_METHOD_WS;
+    }
+    else {
+        int endpoint = lg_agent_endpoint(agent, LG_KIND_LIFESPAN, LG_METHOD_NONE, "(lifespan)",
+                                         10, owner->start_ns);
+        if (endpoint >= 0) {
+            lg_owner_name(owner, (uint32_t)endpoint, owner->start_ns);
+        }
+    }
+    PyErr_Clear();
+    if (kind == LG_KIND_LIFESPAN || (++agent->requests_opened & 1023) == 1) {
+        lg_task_check(agent, loop);     /* the application may set a factory of its own */
+    }
+    PyObject *result = NULL;
+    PyObject *send = new_send(agent, args[2], owner);
+    if (send != NULL) {
+        PyObject *inner[3] = {scope, args[1], send};
+        result = PyObject_Vectorcall(self->app, inner, 3, NULL);
+        Py_DECREF(send);
+        if (result != NULL && is_coroutine_like(result)) {
+            result = lg_step_wrap(agent, result, owner, scope);
+        }
+    }
+    lg_owner_unref(owner);
+    return result;
+}
+
+/* enum lg_endpoint_kind, or -1 for a type that we do not know. */
+static int
+scope_kind(const struct lg_names *names, PyObject *type)
+{
+    if (text_is(type, names->http)) {
+        return LG_KIND_REQUEST;
+    }
+    if (text_is(type, names->websocket)) {
+        return LG_KIND_WEBSOCKET;
+    }
+    return text_is(type, names->lifespan) ? LG_KIND_LIFESPAN : -1;
+}
+
+/* Both are ready strings; ours is ASCII. */
+static bool
+text_is(PyObject *text, PyObject *name)
+{
+    if (text == name) {
+        return true;
+    }
+    Py_ssize_t n = PyUnicode_GET_LENGTH(name);
+    return PyUnicode_GET_LENGTH(text) == n && PyUnicode_KIND(text) == PyUnicode_1BYTE_KIND &&
+           memcmp(PyUnicode_1BYTE_DATA(text), PyUnicode_1BYTE_DATA(name), (size_t)n) == 0;
+}
+
+static bool
+is_coroutine_like(PyObject *o)
+{
+    if (PyCoro_CheckExact(o)) {
+        return true;
+    }
+    /* Compiled by Cython and the like: the whole protocol or nothing. */
+    PyAsyncMethods *async = Py_TYPE(o)->tp_as_async;
+    if (async == NULL || async->am_await == NULL || PyType_IsSubtype(Py_TYPE(o), &PyGen_Type)) {
+        return false;
+    }
+    static const char *const needed[] = {"send", "throw", "close"};
+    for (int i = 0; i < 3; i++) {
+        PyObject *method = PyObject_GetAttrString(o, needed[i]);
+        if (method == NULL) {
+            PyErr_Clear();
+            return false;
+        }
+        Py_DECREF(method);
+    }
+    return true;
+}
+
+static int
+asgi_traverse(struct asgi *self, visitproc visit, void *arg)
+{
+    LG_VISIT_TYPE(self);
+    Py_VISIT(self->app);
+    Py_VISIT(self->like);
+    return 0;
+}
+
+static int
+asgi_clear(struct asgi *self)
+{
+    Py_CLEAR(self->app);
+    Py_CLEAR(self->like);
+    return 0;
+}
+
+static void
+asgi_dealloc(struct asgi *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    (void)asgi_clear(self);
+    PyObject_GC_Del(self);
+    Py_DECREF(type);
+}
+
+/* Looks like a coroutine function to inspect and asyncio (servers ask), and
+ * like the application to everyone else. */
+static PyObject *
+asgi_getattro(PyObject *op, PyObject *name)
+{
+    struct asgi *self = (struct asgi *)op;
+    static const char *const function_like[] = {
+        "__code__", "__defaults__", "__kwdefaults__", "__annotations__",
+        "__name__", "__qualname__", "_is_coroutine",
+    };
+    if (text_is(name, self->agent->names->call)) {
+        return Py_NewRef(op);
+    }
+    for (size_t i = 0; self->like != NULL && i < sizeof(function_like) / sizeof(char *); i++) {
+        if (PyUnicode_CompareWithASCIIString(name, function_like[i]) == 0) {
+            return PyObject_GetAttr(self->like, name);
+        }
+    }
+    PyObject *value = PyObject_GenericGetAttr(op, name);
+    if (value == NULL && PyErr_ExceptionMatches(PyExc_AttributeError) && self->app != NULL) {
+        PyErr_Clear();
+        value = PyObject_GetAttr(self->app, name);
+    }
+    return value;
+}
+
+static PyMemberDef asgi_members[] = {
+    {"app", Py_T_OBJECT_EX, offsetof(struct asgi, app), Py_READONLY, PyDoc_STR("the application inside")},
+    {"__wrapped__", Py_T_OBJECT_EX, offsetof(struct asgi, app), Py_READONLY, NULL},
+    {"__vectorcalloffset__", Py_T_PYSSIZET, offsetof(struct asgi, vectorcall), Py_READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot asgi_slots[] = {
+    {Py_tp_doc, (void *)PyDoc_STR("An ASGI application whose time on the loop is measured.")},
+    {Py_tp_dealloc, asgi_dealloc},
+    {Py_tp_traverse, asgi_traverse},
+    {Py_tp_clear, asgi_clear},
+    {Py_tp_getattro, asgi_getattro},
+    {Py_tp_call, PyVectorcall_Call},
+    {Py_tp_members, asgi_members},
+    {0, NULL},
+};
+
+static PyType_Spec asgi_spec = {
+    .name = "loopguard._agent.Asgi",
+    .basicsize = sizeof(struct asgi),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | LG_TPFLAGS_VECTORCALL | LG_TPFLAGS_CLOSED,
+    .slots = asgi_slots,
+};
+
+/* ---- send -------------------------------------------------------------- */
+
+static PyObject *
+new_send(struct lg_agent *agent, PyObject *send, struct lg_owner *owner)
+{
+    PyTypeObject *type = (PyTypeObject *)agent->send_type;
+    struct send *self;
+    if (free_sends.count > 0) {
+        self = free_sends.slot[--free_sends.count];
+        (void)PyObject_Init((PyObject *)self, type);
+    }
+    else {
+        self = PyObject_GC_New(struct send, type);
+        if (self == NULL) {
+            return NULL;
+        }
+    }
+    self->vectorcall = send_call;
+    self->send = Py_NewRef(send);
+    self->owner = lg_owner_ref(owner);
+    PyObject_GC_Track(self);
+    return (PyObject *)self;
+}
+
+static PyObject *
+send_call(PyObject *op, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+{
+    struct send *self = (struct send *)op;
+    if (PyVectorcall_NARGS(nargsf) >= 1 && PyDict_CheckExact(args[0])) {
+        note_event(self->owner, args[0]);
+    }
+    return PyObject_Vectorcall(self->send, args, nargsf & ~PY_VECTORCALL_ARGUMENTS_OFFSET,
+                               kwnames);
+}
+
+static void
+note_event(struct lg_owner *owner, PyObject *event)
+{
+    const struct lg_names *names = owner->agent->names;
+    PyObject *type = PyDict_GetItemWithError(event, names->type);
+    if (type == NULL || !PyUnicode_Check(type) || owner->agent->state != LG_AGENT_AWAKE) {
+        PyErr_Clear();
+        return;
+    }
+    if (text_is(type, names->response_body)) {
+        PyObject *more = PyDict_GetItemWithError(event, names->more_body);
+        if ((more == NULL || more == Py_False) && !owner->response_sent) {
+            lg_charge_response_sent(owner);
+        }
+    }
+    else if (text_is(type, names->response_start)) {
+        PyObject *status = PyDict_GetItemWithError(event, names->status);
+        long value = status != NULL && PyLong_Check(status) ? PyLong_AsLong(status) : 0;
+        if (value >= 100 && value < 1000) {
+            owner->status = (uint16_t)value;
+        }
+    }
+    else if (text_is(type, names->response_pathsend)) {
+        lg_charge_response_sent(owner);
+    }
+    PyErr_Clear();
+}
+
+static int
+send_traverse(struct send *self, visitproc visit, void *arg)
+{
+    LG_VISIT_TYPE(self);
+    Py_VISIT(self->send);
+    return 0;
+}
+
+static int
+send_clear(struct send *self)
+{
+    Py_CLEAR(self->send);
+    return 0;
+}
+
+static void
+send_dealloc(struct send *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    (void)send_clear(self);
+    struct lg_owner *owner = self->owner;
+    self->owner = NULL;
+    if (owner != NULL) {
+        lg_owner_unref(owner);
+    }
+    if (free_sends.count < FREE_SENDS) {
+        free_sends.slot[free_sends.count++] = self;
+    }
+    else {
+        PyObject_GC_Del(self);
+    }
+    Py_DECREF(type);
+}
+
+void
+lg_asgi_trim(void)
+{
+    while (free_sends.count > 0) {
+        PyObject_GC_Del(free_sends.slot[--free_sends.count]);
+    }
+}
+
+static PyObject *
+send_getattro(PyObject *op, PyObject *name)
+{
+    PyObject *value = PyObject_GenericGetAttr(op, name);
+    struct send *self = (struct send *)op;
+    if (value == NULL && PyErr_ExceptionMatches(PyExc_AttributeError) && self->send != NULL) {
+        PyErr_Clear();
+        value = PyObject_GetAttr(self->send, name);
+    }
+    return value;
+}
+
+static PyMemberDef send_members[] = {
+    {"__wrapped__", Py_T_OBJECT_EX, offsetof(struct send, send), Py_READONLY, NULL},
+    {"__vectorcalloffset__", Py_T_PYSSIZET, offsetof(struct send, vectorcall), Py_READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot send_slots[] = {
+    {Py_tp_doc, (void *)PyDoc_STR("The server's send, with status and end of body noted.")},
+    {Py_tp_dealloc, send_dealloc},
+    {Py_tp_traverse, send_traverse},
+    {Py_tp_clear, send_clear},
+    {Py_tp_getattro, send_getattro},
+    {Py_tp_call, PyVectorcall_Call},
+    {Py_tp_members, send_members},
+    {0, NULL},
+};
+
+static PyType_Spec send_spec = {
+    .name = "loopguard._agent.Send",
+    .basicsize = sizeof(struct send),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | LG_TPFLAGS_VECTORCALL | LG_TPFLAGS_CLOSED,
+    .slots = send_slots,
+};
+
+int
+lg_asgi_add_types(PyObject *module, struct lg_agent *agent)
+{
+    agent->asgi_type = PyType_FromModuleAndSpec(module, &asgi_spec, NULL);
+    agent->send_type = PyType_FromModuleAndSpec(module, &send_spec, NULL);
+    return agent->asgi_type == NULL || agent->send_type == NULL ? -1 : 0;
+}

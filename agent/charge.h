@@ -1,0 +1,57 @@
+/*
+ * charge.h - who pays for a stretch of the loop's time, and is it a stall.
+ *
+ * Only the guilty: a step is charged to its owner's endpoint; a stall is
+ * blamed on it only when its own doing (CPU, calls, collector) was over the
+ * threshold. A stall that the GIL or the run queue made is blamed on the
+ * endpoint whose thread held the GIL, or on "(loop)".
+ *
+ * On the loop thread under the GIL, but where said. Never raises; leaves a
+ * pending exception as it was.
+ */
+#ifndef LG_AGENT_CHARGE_H
+#define LG_AGENT_CHARGE_H
+
+#include "agent.h"
+#include "loop.h"
+#include "owner.h"
+
+#define LG_LONG_NS UINT64_C(1000000)    /* from here on a stretch gets all its parts */
+
+struct lg_step_end {
+    uint64_t start_ns;
+    uint64_t end_ns;
+    uint64_t wall_ns;                   /* less nested steps of other owners */
+    struct lg_sums sums;                /* the thread's sums at its start */
+    uint64_t gc_ns;
+    bool finished;                      /* the coroutine is over */
+};
+
+void lg_charge_step(struct lg_loop *loop, struct lg_owner *owner, const struct lg_step_end *s);
+
+/* Time since the last edge belongs to no step and is over the threshold:
+ * callbacks, protocols, untracked tasks. With or without the GIL. */
+void lg_charge_gap(struct lg_loop *loop, uint64_t now_ns);
+
+/* The iteration that began at loop->awake_ns ends. Without the GIL. */
+void lg_charge_iteration(struct lg_loop *loop, uint64_t now_ns);
+
+/* A request opens (+1) or ends (-1) on the loop. */
+void lg_charge_open(struct lg_loop *loop, struct lg_owner *owner, int change);
+
+/* A step begins while those who waited behind a stall are being counted. */
+void lg_charge_waiter(struct lg_loop *loop, struct lg_owner *owner, uint64_t now_ns);
+
+/* The last byte of the response leaves within the running step: a long rest is
+ * the background task's. */
+void lg_charge_response_sent(struct lg_owner *owner);
+
+/* The owner's endpoint has got its name: what it did before is charged. */
+void lg_charge_named(struct lg_owner *owner);
+
+/* Its request is over: an open cumulative window is closed and given back. */
+void lg_charge_finished(struct lg_owner *owner, uint64_t now_ns);
+
+void lg_charge_trim(struct lg_agent *agent);
+
+#endif

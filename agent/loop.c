@@ -1,0 +1,355 @@
+/*
+ * loop.c - event loops become known, their polls' edges come in, they end.
+ */
+#include "loop.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "../common/lg_clock.h"
+#include "agent.h"
+#include "charge.h"
+#include "names.h"
+#include "pycompat.h"
+#include "task.h"
+
+static struct lg_loop *register_loop(struct lg_agent *agent, PyObject *py_loop);
+static struct lg_loop *free_slot(struct lg_agent *agent);
+static bool is_same(const struct lg_loop *loop, PyObject *py_loop);
+static PyObject *running_loop(struct lg_agent *agent);
+static enum lg_loop_kind kind_of(PyObject *py_loop);
+static int descriptor_of(PyObject *py_loop, enum lg_loop_kind kind);
+static int wakeup_descriptor(PyObject *py_loop);
+static void poll_enter(struct lg_calls *calls, uint64_t now_ns);
+static void poll_leave(struct lg_calls *calls, uint64_t now_ns, int n_events);
+static void slow_call(struct lg_calls *calls, const struct lg_call *call);
+
+/* ---- becoming known ---------------------------------------------------- */
+
+struct lg_loop *
+lg_loop_here(struct lg_agent *agent)
+{
+    struct lg_loop *loop = lg_loop_current();
+    if (loop != NULL && loop->checked_iteration != loop->iteration) {
+        /* Its poll has come by since we last looked: it is the same loop. */
+        loop->checked_iteration = loop->iteration;
+        return loop;
+    }
+    if (agent->state != LG_AGENT_ARMED && agent->state != LG_AGENT_AWAKE) {
+        return NULL;
+    }
+    struct lg_pending pending;
+    lg_pending_save(&pending);
+    PyObject *py_loop = lg_agent_awake(agent) ? running_loop(agent) : NULL;
+    if (agent->state != LG_AGENT_AWAKE) {
+        loop = NULL;
+    }
+    else if (loop == NULL || !is_same(loop, py_loop)) {
+        if (loop != NULL) {
+            lg_loop_close(loop);        /* this thread runs another loop now */
+        }
+        loop = register_loop(agent, py_loop);
+    }
+    Py_XDECREF(py_loop);
+    PyErr_Clear();
+    lg_pending_restore(&pending);
+    return loop;
+}
+
+static struct lg_loop *
+register_loop(struct lg_agent *agent, PyObject *py_loop)
+{
+    struct lg_loop *loop = free_slot(agent);
+    if (loop == NULL) {
+        lg_add_single(&agent->rec.seg.self->loop_overflow, 1);
+        return NULL;
+    }
+    uint64_t now = lg_now_ns();
+    uint32_t index = (uint32_t)(loop - agent->loops);
+    memset(loop, 0, offsetof(struct lg_loop, notes));
+    if (loop->notes.slot == NULL) {
+        loop->notes.slot = calloc(LG_NOTES, sizeof(*loop->notes.slot));
+    }
+    lg_calls_init(&loop->calls);
+    loop->agent = agent;
+    loop->index = index;
+    loop->kind = kind_of(py_loop);
+    loop->tid = (pid_t)syscall(SYS_gettid);
+    loop->has_cpu_clock = pthread_getcpuclockid(pthread_self(), &loop->cpu_clock) == 0;
+    loop->threshold_ns = agent->settings.config.threshold_ns;
+    loop->gap_threshold_ns = agent->settings.config.iteration_threshold_ns;
+    loop->lag_hist = &agent->rec.seg.hists[LG_HIST_LAG(agent->rec.seg.endpoint_count, index)];
+    if (py_loop != NULL) {
+        loop->loop = PyWeakref_NewRef(py_loop, NULL);
+        loop->ready = PyObject_GetAttrString(py_loop, "_ready");
+        PyErr_Clear();
+    }
+    if (lg_pystack_thread_here(agent->pystack, &loop->thread) != 0) {
+        memset(&loop->thread, 0, sizeof(loop->thread));
+    }
+    char name[64] = "";
+    if (pthread_getname_np(pthread_self(), name, sizeof(name)) == 0) {
+        loop->thread_name = lg_record_string(&agent->rec, name, strlen(name), LG_TRY);
+    }
+    lg_meter_open(&loop->meter, loop->tid);
+    lg_agent_feature(agent, LG_FEATURE_RUN_DELAY, loop->meter.schedstat_fd >= 0,
+                     loop->meter.schedstat_fd >= 0 ? "" : "schedstat cannot be read");
+
+    struct lg_loop_entry *e = &agent->rec.seg.loops[index];
+    memset(e, 0, sizeof(*e));
+    memset(loop->lag_hist, 0, sizeof(*loop->lag_hist));
+    loop->entry = e;
+    lg_store_relaxed(&e->request_tid, LG_PAIR(0, loop->tid));
+    lg_store_relaxed(&e->tasks, LG_NONE);
+    lg_store_relaxed(&e->ready_length, LG_NONE);
+    lg_store_relaxed(&e->threshold_ns, loop->threshold_ns);
+    lg_store_relaxed(&e->created_ns, now);
+    lg_store_relaxed(&e->heartbeat_ns, now);
+    lg_store_relaxed(&e->kind_thread_name, LG_PAIR(loop->kind, loop->thread_name));
+    lg_store_relaxed(&e->awake_since_ns, now);
+
+    loop->calls.poll_fd = descriptor_of(py_loop, loop->kind);
+    loop->calls.member_fd = wakeup_descriptor(py_loop);
+    loop->calls.poll_enter = poll_enter;
+    loop->calls.poll_leave = poll_leave;
+    loop->calls.slow_call = slow_call;
+    loop->calls.slow_ns = loop->threshold_ns / 4 > LG_CALL_LOOK_NS ? loop->threshold_ns / 4
+                                                                   : LG_CALL_LOOK_NS;
+    loop->has_edges = lg_agent_has_edges(agent);
+    loop->awake_ns = now;
+    loop->edge_ns = now;
+    lg_calls_attach(&loop->calls);
+    /* Pairs with the acquire loads of the watchdog and of readers: the entry is
+     * whole before it is seen. */
+    lg_store_release(&e->state, LG_LOOP_IDLE);
+    lg_store32_release(&loop->used, 1);
+    if (index >= agent->loops_used) {
+        agent->loops_used = index + 1;
+        lg_store_release(&agent->rec.seg.tables->loops_used, agent->loops_used);
+    }
+    lg_record_push(&agent->rec, LG_RING_EVENTS, now, LG_REC_LIFECYCLE, 0, 0,
+                   LG_LIFE_LOOP_ADDED, 0, index, 0, 0);
+    if (py_loop != NULL) {
+        lg_task_install(agent, py_loop);
+    }
+    else {
+        lg_agent_feature(agent, LG_FEATURE_TASKS, false, "needs an asyncio loop");
+    }
+    return loop;
+}
+
+/* A slot never used, else the one of a loop that ended. */
+static struct lg_loop *
+free_slot(struct lg_agent *agent)
+{
+    for (int i = 0; i < LG_LOOPS; i++) {
+        if (!agent->loops[i].used) {
+            return &agent->loops[i];
+        }
+    }
+    /* A thread that ended with its loop never closed it: the object tells. */
+    for (int i = 0; i < LG_LOOPS; i++) {
+        PyObject *alive = lg_loop_object(&agent->loops[i]);
+        if (alive == NULL && agent->loops[i].loop != NULL &&
+            &agent->loops[i] != lg_loop_current()) {
+            lg_loop_close(&agent->loops[i]);
+            return &agent->loops[i];
+        }
+        Py_XDECREF(alive);
+    }
+    return NULL;
+}
+
+PyObject *
+lg_loop_object(const struct lg_loop *loop)
+{
+    return loop->loop == NULL ? NULL : lg_weakref_object(loop->loop);
+}
+
+static bool
+is_same(const struct lg_loop *loop, PyObject *py_loop)
+{
+    PyObject *known = lg_loop_object(loop);
+    Py_XDECREF(known);
+    return known == py_loop && (py_loop != NULL || loop->loop == NULL);
+}
+
+/* New reference, or NULL: no asyncio loop runs in this thread (trio, a test). */
+static PyObject *
+running_loop(struct lg_agent *agent)
+{
+    PyObject *py_loop =
+        agent->get_running_loop != NULL ? PyObject_CallNoArgs(agent->get_running_loop) : NULL;
+    if (py_loop == Py_None) {
+        Py_CLEAR(py_loop);
+    }
+    PyErr_Clear();
+    return py_loop;
+}
+
+static enum lg_loop_kind
+kind_of(PyObject *py_loop)
+{
+    if (py_loop == NULL) {
+        return LG_LOOP_OTHER;
+    }
+    enum lg_loop_kind kind = LG_LOOP_OTHER;
+    PyObject *module = PyObject_GetAttrString((PyObject *)Py_TYPE(py_loop), "__module__");
+    const char *text =
+        module != NULL && PyUnicode_Check(module) ? PyUnicode_AsUTF8(module) : NULL;
+    if (text != NULL && strncmp(text, "asyncio.", 8) == 0) {
+        kind = LG_LOOP_ASYNCIO;
+    }
+    else if (text != NULL && strncmp(text, "uvloop", 6) == 0) {
+        kind = LG_LOOP_UVLOOP;
+    }
+    Py_XDECREF(module);
+    PyErr_Clear();
+    return kind;
+}
+
+/* The loop's epoll descriptor, -1 when it does not say. */
+static int
+descriptor_of(PyObject *py_loop, enum lg_loop_kind kind)
+{
+    PyObject *number = NULL;
+    if (kind == LG_LOOP_UVLOOP) {
+        number = PyObject_CallMethod(py_loop, "_get_backend_id", NULL);
+    }
+    else if (py_loop != NULL) {
+        PyObject *selector = PyObject_GetAttrString(py_loop, "_selector");
+        number = selector != NULL ? PyObject_CallMethod(selector, "fileno", NULL) : NULL;
+        Py_XDECREF(selector);
+    }
+    long fd = number != NULL ? PyLong_AsLong(number) : -1;
+    Py_XDECREF(number);
+    if (PyErr_Occurred()) {
+        PyErr_Clear();
+        fd = -1;
+    }
+    return (int)fd;
+}
+
+/* asyncio's self-pipe: the sign of its poll where it is no epoll. */
+static int
+wakeup_descriptor(PyObject *py_loop)
+{
+    PyObject *sock = py_loop != NULL ? PyObject_GetAttrString(py_loop, "_ssock") : NULL;
+    PyObject *number = sock != NULL ? PyObject_CallMethod(sock, "fileno", NULL) : NULL;
+    long fd = number != NULL ? PyLong_AsLong(number) : -1;
+    Py_XDECREF(number);
+    Py_XDECREF(sock);
+    if (PyErr_Occurred()) {
+        PyErr_Clear();
+        fd = -1;
+    }
+    return (int)fd;
+}
+
+/* ---- ending ------------------------------------------------------------ */
+
+void
+lg_loop_close(struct lg_loop *loop)
+{
+    if (!loop->used) {
+        return;
+    }
+    uint64_t now = lg_now_ns();
+    if (lg_loop_current() == loop) {
+        lg_calls_attach(NULL);
+    }
+    lg_store32_release(&loop->used, 0);
+    if (loop->entry != NULL && loop->agent->rec.seg.base != NULL) {
+        lg_seq_begin(&loop->entry->seq);
+        lg_store_relaxed(&loop->entry->state, LG_LOOP_CLOSED);
+        lg_seq_end(&loop->entry->seq);
+        lg_store_relaxed(&loop->entry->awake_since_ns, 0);
+        lg_store_relaxed(&loop->entry->closed_ns, now);
+        lg_record_push(&loop->agent->rec, LG_RING_EVENTS, now, LG_REC_LIFECYCLE, 0, 0,
+                       LG_LIFE_LOOP_CLOSED, 0, loop->index, 0, 0);
+    }
+    lg_meter_close(&loop->meter);
+    free(loop->cumulative);
+    loop->cumulative = NULL;
+    loop->running = NULL;
+    Py_CLEAR(loop->ready);
+    Py_CLEAR(loop->loop);
+}
+
+/* ---- the present step -------------------------------------------------- */
+
+void
+lg_loop_publish(struct lg_loop *loop, const struct lg_owner *owner, uint64_t start_ns,
+                uint64_t state)
+{
+    struct lg_loop_entry *e = loop->entry;
+    uint32_t endpoint = owner->endpoint < 0 ? LG_ENDPOINT_OTHER : (uint32_t)owner->endpoint;
+    loop->step_number++;
+    lg_seq_begin(&e->seq);
+    lg_store_relaxed(&e->state, state);
+    lg_store_relaxed(&e->step, loop->step_number);
+    lg_store_relaxed(&e->step_start_ns, start_ns);
+    lg_store_relaxed(&e->endpoint_task, LG_PAIR(endpoint, 0));
+    lg_store_relaxed(&e->request_tid, LG_PAIR(owner->id, loop->tid));
+    lg_seq_end(&e->seq);
+}
+
+void
+lg_loop_rename(struct lg_loop *loop, const struct lg_owner *owner)
+{
+    struct lg_loop_entry *e = loop->entry;
+    lg_seq_begin(&e->seq);
+    lg_store_relaxed(&e->endpoint_task, LG_PAIR(owner->endpoint, 0));
+    lg_seq_end(&e->seq);
+}
+
+/* ---- edges: on the loop thread, without the GIL ------------------------ */
+
+static void
+poll_enter(struct lg_calls *calls, uint64_t now_ns)
+{
+    struct lg_loop *loop = (struct lg_loop *)calls;
+    if (loop->awake_ns != 0) {
+        lg_charge_iteration(loop, now_ns);
+    }
+    loop->awake_ns = 0;
+    lg_store_relaxed(&loop->entry->poll_since_ns, now_ns);
+    lg_store_relaxed(&loop->entry->awake_since_ns, 0);
+}
+
+static void
+poll_leave(struct lg_calls *calls, uint64_t now_ns, int n_events)
+{
+    (void)n_events;
+    struct lg_loop *loop = (struct lg_loop *)calls;
+    loop->awake_sums = lg_loop_sums(loop);
+    loop->edge_sums = loop->awake_sums;
+    loop->awake_gc_ns = loop->gc_ns;
+    loop->edge_gc_ns = loop->gc_ns;
+    loop->longest_in_iteration_ns = 0;
+    loop->edge_steps = lg_load_relaxed(&loop->entry->steps);
+    loop->awake_ns = now_ns;
+    lg_store_relaxed(&loop->edge_ns, now_ns);
+    lg_store_relaxed(&loop->entry->awake_since_ns, now_ns);
+}
+
+/* A long blocking call has just returned: the Python stack is still the one
+ * that made it. Names can wait. */
+static void
+slow_call(struct lg_calls *calls, const struct lg_call *call)
+{
+    struct lg_loop *loop = (struct lg_loop *)calls;
+    if (call->kind == LG_CALL_GIL || loop->thread.tstate == 0) {
+        return;                         /* whoever waits for the GIL is not the story */
+    }
+    if (call->dur_ns < loop->slow_call_dur_ns && loop->slow_call_ns >= loop->edge_ns) {
+        return;                         /* a longer one of this stretch is kept */
+    }
+    if (lg_pystack_capture_own(loop->agent->pystack, &loop->thread, &loop->slow_call_stack) ==
+        0) {
+        loop->slow_call_ns = call->start_ns + call->dur_ns;
+        loop->slow_call_dur_ns = call->dur_ns;
+    }
+}

@@ -1,0 +1,161 @@
+/*
+ * loop.h - what the agent knows of one event loop: private words beside its
+ * entry in the segment.
+ *
+ * Made under the GIL by the loop's own thread the first time a step runs
+ * there. After that three parties touch it, each its own words:
+ *   the loop thread under the GIL    steps, owners, notes
+ *   the loop thread without the GIL  the edges of its poll (hooks.h)
+ *   the watchdog                     reads all, writes `watch` and its line
+ * Words that the watchdog reads are stored relaxed through lg_atomic.h.
+ */
+#ifndef LG_AGENT_LOOP_H
+#define LG_AGENT_LOOP_H
+
+#include <Python.h>
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <time.h>
+
+#include "../common/lg_atomic.h"
+#include "../common/lg_layout.h"
+#include "../common/lg_seqlock.h"
+#include "cause.h"
+#include "hooks.h"
+#include "note.h"
+#include "owner.h"
+#include "pystack.h"
+
+struct lg_agent;
+struct lg_watch;
+struct lg_cumulative;
+
+/* Requests that wait behind the last stall, until its next iteration is over. */
+struct lg_waiters {
+    uint64_t stall_step;                /* 0 = not collecting */
+    uint64_t start_ns;                  /* of the stall */
+    uint64_t end_ns;
+    uint64_t last_iteration;
+    uint32_t endpoint;                  /* blamed */
+    const struct lg_owner *guilty;      /* compared, never followed */
+    struct lg_waited_note found;
+};
+
+struct lg_loop {
+    struct lg_calls calls;              /* first: the thread's pointer leads here */
+    struct lg_agent *agent;
+    struct lg_loop_entry *entry;        /* in the segment */
+    uint32_t index;
+    uint32_t used;                      /* released last; the watchdog acquires it */
+    bool has_edges;                     /* poll edges come in: iterations are exact */
+    enum lg_loop_kind kind;
+    pid_t tid;
+    clockid_t cpu_clock;
+    bool has_cpu_clock;
+    struct lg_pystack_thread thread;
+    PyObject *loop;                     /* weak reference, or NULL (trio) */
+    PyObject *ready;                    /* asyncio's deque of ready handles, or NULL */
+    uint32_t thread_name;               /* string id */
+
+    /* The running step; loop thread, GIL. */
+    struct lg_owner *running;
+    uint64_t step_start_ns;
+    uint64_t step_number;
+    uint64_t excluded_ns;               /* time of nested steps of other owners */
+    struct lg_sums step_sums;           /* blocking sums when it began */
+    uint64_t step_gc_ns;                /* gc_ns when it began */
+
+    /* Edges; loop thread. */
+    uint64_t awake_ns;                  /* poll returned */
+    uint64_t edge_ns;                   /* last step end or poll return */
+    uint64_t edge_steps;                /* steps when poll returned */
+    struct lg_sums awake_sums;
+    struct lg_sums edge_sums;
+    uint64_t awake_gc_ns;
+    uint64_t edge_gc_ns;
+    uint64_t iteration;
+    uint64_t checked_iteration;         /* at the last look at which loop runs here */
+    uint64_t longest_in_iteration_ns;   /* longest step or gap told already */
+    uint64_t gap_threshold_ns;          /* untracked time above it is told */
+    struct lg_meter meter;              /* CPU clock, last reading */
+    struct lg_hist *lag_hist;
+    uint64_t slow_call_ns;              /* end of the longest slow call, and its stack */
+    uint64_t slow_call_dur_ns;
+    struct lg_pystack_sample slow_call_stack;
+
+    /* Totals; loop thread, GIL. */
+    uint32_t open_requests;
+    uint64_t gc_ns;                     /* collections on this thread, CPU time where read */
+    uint64_t threshold_ns;              /* in force */
+    struct lg_waiters waiters;
+    struct lg_waiters waited_due;       /* told to the watchdog, not yet counted */
+    struct lg_cumulative *cumulative;
+
+    /* The watchdog's, of the stall in progress. */
+    uint64_t holder;                    /* 1 + endpoint whose thread held the GIL, 0 = none */
+    struct lg_votes votes;
+
+    /* Outlives a loop: the watchdog may be reading when the slot is used again. */
+    struct lg_notes notes;              /* to the watchdog */
+};
+
+/* The loop of this thread, or NULL. One thread-local load. */
+static inline struct lg_loop *
+lg_loop_current(void)
+{
+    return (struct lg_loop *)lg_calls_current();
+}
+
+/* The loop of this thread, registered at first sight (makes segment and
+ * watchdog when it is the first of the process). NULL when that cannot be:
+ * the reason is then in the features. Leaves no exception set. GIL. */
+struct lg_loop *lg_loop_here(struct lg_agent *agent);
+
+/* The event loop's object, new reference, or NULL when it is gone or is none. */
+PyObject *lg_loop_object(const struct lg_loop *loop);
+
+/* The loop ended or the agent stops: marks the entry, forgets the thread. GIL;
+ * on the loop's own thread, or when that thread is gone. */
+void lg_loop_close(struct lg_loop *loop);
+
+/* The thread's blocking sums now. On the thread itself. */
+static inline struct lg_sums
+lg_loop_sums(const struct lg_loop *loop)
+{
+    return (struct lg_sums){
+        .io = loop->calls.io_ns,
+        .disk = loop->calls.disk_ns,
+        .lock = loop->calls.lock_ns,
+        .gil = loop->calls.gil_ns,
+    };
+}
+
+/* Time that a step used counts towards reading the CPU clock: once per half a
+ * millisecond of busy time, so that an idle or trivial step pays nothing. */
+static inline void
+lg_loop_busy(struct lg_loop *loop, uint64_t ns)
+{
+    if (lg_meter_due(&loop->meter, ns)) {
+        lg_meter_read(&loop->meter);
+    }
+}
+
+/* Writes line A: a step of `owner` runs since `start_ns`. */
+void lg_loop_publish(struct lg_loop *loop, const struct lg_owner *owner, uint64_t start_ns,
+                     uint64_t state);
+
+/* The running step's owner has got its endpoint. */
+void lg_loop_rename(struct lg_loop *loop, const struct lg_owner *owner);
+
+/* No step runs any more. */
+static inline void
+lg_loop_publish_idle(struct lg_loop *loop)
+{
+    struct lg_loop_entry *e = loop->entry;
+    lg_seq_begin(&e->seq);
+    lg_store_relaxed(&e->state, LG_LOOP_IDLE);
+    lg_seq_end(&e->seq);
+}
+
+#endif

@@ -1,0 +1,274 @@
+/*
+ * module.c - the extension loopguard._agent: arguments in, exceptions out.
+ *
+ * No logic here. Holds the one agent of the process; a second interpreter of
+ * the process may not have it (its loops would share tables without a lock).
+ */
+#include <Python.h>
+
+#include <pthread.h>
+
+#include "agent.h"
+#include "asgi.h"
+#include "collect.h"
+#include "names.h"
+#include "pool.h"
+#include "pycompat.h"
+#include "step.h"
+#include "task.h"
+
+static struct lg_agent agent = {.state = LG_AGENT_IDLE, .off_fd = -1};
+static struct lg_names names;
+
+/* ---- functions --------------------------------------------------------- */
+
+static PyObject *
+agent_start(PyObject *module, PyObject *settings)
+{
+    (void)module;
+    if (lg_agent_start(&agent, settings) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+agent_stop(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    lg_agent_stop(&agent, false);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+agent_at_exit(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    lg_agent_stop(&agent, true);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+agent_off(PyObject *module, PyObject *reason)
+{
+    (void)module;
+    const char *text = PyUnicode_AsUTF8(reason);        /* borrowed from reason */
+    if (text == NULL) {
+        return NULL;
+    }
+    lg_agent_off(&agent, text);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+agent_status(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    return lg_agent_status(&agent);
+}
+
+static PyObject *
+agent_wrap(PyObject *module, PyObject *app)
+{
+    (void)module;
+    return lg_asgi_wrap(&agent, app);
+}
+
+static PyObject *
+agent_watch_loop(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    (void)lg_loop_here(&agent);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+agent_route_handle(PyObject *module, PyObject *args)
+{
+    (void)module;
+    PyObject *original;
+    const char *kind;
+    if (!PyArg_ParseTuple(args, "Os:route_handle", &original, &kind)) {
+        return NULL;
+    }
+    bool is_mount = strcmp(kind, "mount") == 0;
+    if (!is_mount && strcmp(kind, "route") != 0) {
+        return PyErr_Format(PyExc_ValueError, "kind must be 'route' or 'mount', not '%.50s'",
+                            kind);
+    }
+    return lg_route_handle(&agent, original, is_mount);
+}
+
+static PyObject *
+agent_set_route_namer(PyObject *module, PyObject *namer)
+{
+    (void)module;
+    if (lg_route_set_namer(&agent, namer) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+agent_pool_submit(PyObject *module, PyObject *args)
+{
+    (void)module;
+    PyObject *func;
+    unsigned long long limit;
+    if (!PyArg_ParseTuple(args, "OK:pool_submit", &func, &limit)) {
+        return NULL;
+    }
+    return lg_pool_submit(&agent, func, limit);
+}
+
+static PyObject *
+agent_gc_event(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    (void)module;
+    if (nargs == 2) {
+        lg_collect_event(&agent, args[0], args[1]);
+    }
+    Py_RETURN_NONE;
+}
+
+/* ---- module ------------------------------------------------------------ */
+
+static PyMethodDef methods[] = {
+    {"start", agent_start, METH_O,
+     PyDoc_STR("start(settings) -> None. Arms the agent; a loop that runs wakes it.")},
+    {"stop", agent_stop, METH_NOARGS, PyDoc_STR("stop() -> None. Undoes everything.")},
+    {"off", agent_off, METH_O,
+     PyDoc_STR("off(reason) -> None. Switched off; the viewer shows the reason.")},
+    {"status", agent_status, METH_NOARGS, PyDoc_STR("status() -> dict.")},
+    {"wrap", agent_wrap, METH_O, PyDoc_STR("wrap(app) -> the application, measured.")},
+    {"watch_loop", agent_watch_loop, METH_NOARGS,
+     PyDoc_STR("watch_loop() -> None. Registers the loop that runs in this thread.")},
+    {"route_handle", agent_route_handle, METH_VARARGS,
+     PyDoc_STR("route_handle(original, kind) -> stand-in for a route's `handle`.")},
+    {"set_route_namer", agent_set_route_namer, METH_O,
+     PyDoc_STR("set_route_namer(namer) -> None. namer(route, scope, prefix) -> template.")},
+    {"pool_submit", agent_pool_submit, METH_VARARGS,
+     PyDoc_STR("pool_submit(func, limit) -> callable that measures func in a pool thread.")},
+    {"_at_exit", agent_at_exit, METH_NOARGS, NULL},
+    {"_gc_event", (PyCFunction)(void *)agent_gc_event, METH_FASTCALL, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static void
+forked_child(void)
+{
+    lg_agent_forked(&agent);
+}
+
+/* `async def` of our signature: what inspect sees when it looks at an Asgi. */
+static PyObject *
+make_like_function(void)
+{
+    static const char source[] = "async def application(scope, receive, send): ...\n";
+    PyObject *globals = Py_BuildValue("{s:s}", "__name__", "loopguard._agent");
+    if (globals == NULL) {
+        return NULL;
+    }
+    PyObject *builtins = PyEval_GetBuiltins();          /* borrowed */
+    PyObject *result = NULL;
+    if (PyDict_SetItemString(globals, "__builtins__", builtins) == 0) {
+        PyObject *done = PyRun_String(source, Py_file_input, globals, globals);
+        Py_XDECREF(done);
+        if (done != NULL) {
+            result = Py_XNewRef(PyDict_GetItemString(globals, "application"));
+        }
+    }
+    Py_DECREF(globals);
+    return result;
+}
+
+/* asyncio.coroutines._is_coroutine: the only mark that 3.9 looks for. */
+static int
+mark_coroutine_function(PyObject *function)
+{
+#if PY_VERSION_HEX >= 0x030A0000
+    (void)function;
+    return 0;
+#else
+    PyObject *coroutines = PyImport_ImportModule("asyncio.coroutines");
+    PyObject *mark =
+        coroutines != NULL ? PyObject_GetAttrString(coroutines, "_is_coroutine") : NULL;
+    int err = mark != NULL ? PyObject_SetAttrString(function, "_is_coroutine", mark) : -1;
+    Py_XDECREF(mark);
+    Py_XDECREF(coroutines);
+    return err;
+#endif
+}
+
+static int
+register_at_exit(PyObject *module)
+{
+    PyObject *atexit = PyImport_ImportModule("atexit");
+    PyObject *function = PyObject_GetAttrString(module, "_at_exit");
+    PyObject *done = atexit != NULL && function != NULL
+                         ? PyObject_CallMethod(atexit, "register", "O", function)
+                         : NULL;
+    Py_XDECREF(atexit);
+    Py_XDECREF(function);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+static int
+exec_module(PyObject *module)
+{
+    static bool taken;
+    if (taken) {
+        PyErr_SetString(PyExc_ImportError,
+                        "loopguard._agent is already loaded in this process; a second "
+                        "interpreter cannot have it");
+        return -1;
+    }
+    agent.names = &names;
+    agent.like_function = make_like_function();
+    if (lg_names_init(&names) < 0 || agent.like_function == NULL ||
+        mark_coroutine_function(agent.like_function) < 0 ||
+        lg_step_add_types(module, &agent) < 0 || lg_asgi_add_types(module, &agent) < 0 ||
+        lg_task_add_types(module, &agent) < 0 || lg_route_add_types(module, &agent) < 0 ||
+        lg_pool_add_types(module, &agent) < 0) {
+        return -1;
+    }
+    if (PyModule_AddObjectRef(module, "Asgi", agent.asgi_type) < 0) {
+        return -1;
+    }
+    agent.gc_callback = PyObject_GetAttrString(module, "_gc_event");
+    if (agent.gc_callback == NULL || register_at_exit(module) < 0) {
+        return -1;
+    }
+    if (pthread_atfork(NULL, NULL, forked_child) != 0) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    taken = true;
+    return 0;
+}
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, exec_module},
+    {0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "loopguard._agent",
+    .m_doc = PyDoc_STR("The agent of loopguard: measures event loops from within."),
+    .m_methods = methods,
+    .m_slots = slots,
+};
+
+PyMODINIT_FUNC PyInit__agent(void);
+
+PyMODINIT_FUNC
+PyInit__agent(void)
+{
+    return PyModuleDef_Init(&definition);
+}

@@ -1,0 +1,78 @@
+/*
+ * owner.h - who is charged for time on the loop: a request, a websocket, the
+ * lifespan, or a task of no request.
+ *
+ * Plain C, counted references, recycled through a free list: after warm-up a
+ * request allocates nothing. It is not a Python object, so that the wrapped
+ * send, the coroutine and the record can never form a cycle. Under the GIL.
+ */
+#ifndef LG_AGENT_OWNER_H
+#define LG_AGENT_OWNER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "../common/lg_layout.h"
+
+struct lg_agent;
+struct lg_loop;
+struct lg_cumulative;
+
+struct lg_owner {
+    struct lg_agent *agent;
+    struct lg_owner *next_free;
+    struct lg_loop *loop;               /* where it started; NULL before the first step */
+    uint32_t refs;
+    int32_t endpoint;                   /* -1: not named yet */
+    uint32_t id;                        /* request id, 8 hex digits on the screen */
+    uint16_t status;
+    uint8_t kind;                       /* enum lg_endpoint_kind */
+    uint8_t method;                     /* enum lg_method */
+    uint8_t flags;                      /* LG_REQ_* */
+    bool response_sent;                 /* the last byte of the body has left */
+    bool counted;                       /* in flight, counted in its endpoint */
+    bool finished;
+    uint32_t mount;                     /* prefix of mounts passed, see route.h */
+    uint32_t steps;
+    const void *headers;                /* identity of scope["headers"]; never followed */
+    uint64_t start_ns;
+    uint64_t response_ns;               /* when the last byte left */
+    uint64_t on_loop_ns;
+    uint64_t longest_step_ns;
+    uint64_t pool_wait_ns;
+    /* Steps before the endpoint had a name; charged when it gets one. */
+    uint64_t unnamed_ns;
+    uint64_t unnamed_cpu_ns;
+    uint32_t unnamed_steps;
+    uint64_t unnamed_stall_step;        /* number of its last stalled step, or 0 */
+    uint64_t unnamed_block_ns;
+    uint64_t unnamed_parts_ns[LG_CAUSE_COUNT];
+    uint64_t waited_step;               /* last stall it was counted as waiting for */
+    struct lg_cumulative *cumulative;   /* lazily, with its first step over the minimum */
+};
+
+/* A fresh record with one reference; NULL when memory is out. */
+struct lg_owner *lg_owner_new(struct lg_agent *agent, enum lg_endpoint_kind kind,
+                              uint64_t now_ns);
+
+static inline struct lg_owner *
+lg_owner_ref(struct lg_owner *owner)
+{
+    owner->refs++;
+    return owner;
+}
+
+/* The last one ends it: a request that was never finished counts as dropped. */
+void lg_owner_unref(struct lg_owner *owner);
+
+/* Gives the endpoint its name: counts it in flight there and charges the steps
+ * it already made. Does nothing the second time. */
+void lg_owner_name(struct lg_owner *owner, uint32_t endpoint, uint64_t now_ns);
+
+/* The wrapped application returned or raised: counts the request, once. */
+void lg_owner_finish(struct lg_owner *owner, uint64_t now_ns);
+
+/* Frees the free list; at stop. */
+void lg_owner_trim(struct lg_agent *agent);
+
+#endif

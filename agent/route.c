@@ -1,0 +1,355 @@
+/*
+ * route.c - stand-ins for the `handle` methods of routes.
+ */
+#include "route.h"
+
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../common/lg_clock.h"
+#include "agent.h"
+#include "names.h"
+#include "pycompat.h"
+
+struct handle {
+    PyObject_HEAD
+    vectorcallfunc vectorcall;
+    PyObject *original;
+    struct lg_agent *agent;
+    bool is_mount;
+};
+
+static PyObject *handle_call(PyObject *op, PyObject *const *args, size_t nargsf,
+                             PyObject *kwnames);
+static void name_from_route(struct lg_agent *agent, struct lg_owner *owner, PyObject *route,
+                            PyObject *scope, bool is_mount);
+static PyObject *identity(struct lg_agent *agent, PyObject *route, PyObject *scope);
+static struct lg_route_slot *find_slot(struct lg_routes *routes, PyObject *key, uint32_t mount,
+                                       uint8_t method, bool is_mount);
+static PyObject *ask_namer(struct lg_agent *agent, struct lg_owner *owner, PyObject *route,
+                           PyObject *scope);
+static int prefix_number(struct lg_routes *routes, PyObject *prefix);
+static int endpoint_of(struct lg_agent *agent, struct lg_owner *owner, PyObject *text);
+static void name_as(struct lg_agent *agent, struct lg_owner *owner, const char *text);
+
+/* ---- the stand-in ------------------------------------------------------ */
+
+PyObject *
+lg_route_handle(struct lg_agent *agent, PyObject *original, bool is_mount)
+{
+    struct handle *self = PyObject_GC_New(struct handle, (PyTypeObject *)agent->route_type);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->vectorcall = handle_call;
+    self->original = Py_NewRef(original);
+    self->agent = agent;
+    self->is_mount = is_mount;
+    PyObject_GC_Track(self);
+    return (PyObject *)self;
+}
+
+/* Called as handle(route, scope, receive, send). */
+static PyObject *
+handle_call(PyObject *op, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+{
+    struct handle *self = (struct handle *)op;
+    if (PyVectorcall_NARGS(nargsf) >= 2 && PyDict_Check(args[1])) {
+        struct lg_loop *loop = lg_loop_current();
+        struct lg_owner *owner = loop != NULL ? loop->running : NULL;
+        if (owner != NULL && owner->endpoint < 0 && self->agent->state == LG_AGENT_AWAKE) {
+            name_from_route(self->agent, owner, args[0], args[1], self->is_mount);
+        }
+    }
+    return PyObject_Vectorcall(self->original, args, nargsf & ~PY_VECTORCALL_ARGUMENTS_OFFSET,
+                               kwnames);
+}
+
+static void
+name_from_route(struct lg_agent *agent, struct lg_owner *owner, PyObject *route, PyObject *scope,
+                bool is_mount)
+{
+    struct lg_routes *routes = &agent->routes;
+    PyObject *key = identity(agent, route, scope);      /* borrowed */
+    struct lg_route_slot *slot = find_slot(routes, key, owner->mount, owner->method, is_mount);
+    if (slot == NULL) {
+        return;                         /* no memory for the table */
+    }
+    if (slot->route == NULL) {
+        PyObject *text = ask_namer(agent, owner, route, scope);
+        if (text == NULL) {
+            return;
+        }
+        int value = is_mount ? prefix_number(routes, text) : endpoint_of(agent, owner, text);
+        Py_DECREF(text);
+        if (value < 0) {
+            return;                     /* the names were in use: asked again next time */
+        }
+        if (routes->used >= LG_ROUTE_SLOTS * 3 / 4) {
+            /* Routes made anew for each request: named right, not kept. */
+            if (is_mount) {
+                owner->mount = (uint32_t)value;
+            }
+            else {
+                lg_owner_name(owner, (uint32_t)value, owner->start_ns);
+            }
+            return;
+        }
+        routes->used++;
+        slot->route = Py_NewRef(key);
+        slot->mount = owner->mount;
+        slot->method = owner->method;
+        slot->is_mount = is_mount;
+        slot->value = (uint32_t)value;
+    }
+    if (is_mount) {
+        owner->mount = slot->value;
+    }
+    else {
+        lg_owner_name(owner, slot->value, owner->start_ns);
+    }
+}
+
+/* FastAPI keeps the prefix of an included router in a context beside the
+ * route, so one route object may stand for several templates. */
+static PyObject *
+identity(struct lg_agent *agent, PyObject *route, PyObject *scope)
+{
+    PyObject *key = route;
+    PyObject *fastapi = PyDict_GetItemWithError(scope, agent->names->fastapi);
+    if (fastapi != NULL && PyDict_Check(fastapi)) {
+        PyObject *context =
+            PyDict_GetItemWithError(fastapi, agent->names->effective_route_context);
+        if (context != NULL && context != Py_None) {
+            key = context;
+        }
+    }
+    PyErr_Clear();
+    return key;
+}
+
+static struct lg_route_slot *
+find_slot(struct lg_routes *routes, PyObject *key, uint32_t mount, uint8_t method, bool is_mount)
+{
+    if (routes->slots == NULL) {
+        routes->slots = calloc(LG_ROUTE_SLOTS, sizeof(*routes->slots));
+        if (routes->slots == NULL) {
+            return NULL;
+        }
+    }
+    uint32_t at = (uint32_t)(((uintptr_t)key >> 4) * 31 + mount * 7 + method) &
+                  (LG_ROUTE_SLOTS - 1);
+    struct lg_route_slot *slot = &routes->slots[at];
+    while (slot->route != NULL && (slot->route != key || slot->mount != mount ||
+                                   slot->method != method || slot->is_mount != is_mount)) {
+        at = (at + 1) & (LG_ROUTE_SLOTS - 1);
+        slot = &routes->slots[at];
+    }
+    return slot;
+}
+
+/* New reference to a str, or NULL with nothing raised. */
+static PyObject *
+ask_namer(struct lg_agent *agent, struct lg_owner *owner, PyObject *route, PyObject *scope)
+{
+    struct lg_routes *routes = &agent->routes;
+    if (routes->namer == NULL) {
+        return NULL;
+    }
+    if (routes->prefixes == NULL) {
+        routes->prefixes = Py_BuildValue("[s]", "");
+    }
+    PyObject *prefix = routes->prefixes == NULL
+                           ? NULL
+                           : PyList_GetItem(routes->prefixes, (Py_ssize_t)owner->mount);
+    PyObject *text = NULL;
+    if (prefix != NULL) {
+        text = PyObject_CallFunctionObjArgs(routes->namer, route, scope, prefix, NULL);
+    }
+    if (text != NULL && !PyUnicode_Check(text)) {
+        Py_CLEAR(text);
+    }
+    if (PyErr_Occurred()) {
+        PyErr_Clear();                  /* its failure must not be the application's */
+        lg_agent_feature(agent, LG_FEATURE_ROUTES, false, "the route namer failed");
+    }
+    return text;
+}
+
+static int
+prefix_number(struct lg_routes *routes, PyObject *prefix)
+{
+    Py_ssize_t n = PyList_GET_SIZE(routes->prefixes);
+    for (Py_ssize_t i = 0; i < n; i++) {
+        if (PyUnicode_Compare(PyList_GET_ITEM(routes->prefixes, i), prefix) == 0) {
+            return (int)i;
+        }
+    }
+    if (n >= (Py_ssize_t)LG_ROUTE_SLOTS || PyList_Append(routes->prefixes, prefix) < 0) {
+        PyErr_Clear();
+        return 0;
+    }
+    return (int)n;
+}
+
+static int
+endpoint_of(struct lg_agent *agent, struct lg_owner *owner, PyObject *text)
+{
+    Py_ssize_t size;
+    const char *name = PyUnicode_AsUTF8AndSize(text, &size);
+    if (name == NULL) {
+        PyErr_Clear();
+        name = "(unknown)";
+        size = 9;
+    }
+    return lg_agent_endpoint(agent, owner->kind, owner->method, name, (size_t)size,
+                             owner->start_ns);
+}
+
+/* ---- at the end -------------------------------------------------------- */
+
+void
+lg_route_name_at_end(struct lg_agent *agent, struct lg_owner *owner, PyObject *scope)
+{
+    if (agent->state != LG_AGENT_AWAKE || !PyDict_Check(scope)) {
+        return;
+    }
+    struct lg_pending pending;
+    lg_pending_save(&pending);
+    PyObject *route = PyDict_GetItemWithError(scope, agent->names->route);
+    if (route != NULL && route != Py_None) {
+        name_from_route(agent, owner, route, scope, false);
+    }
+    if (owner->endpoint < 0) {
+        /* A router looked and found nothing; or nobody routes here at all. */
+        bool routed = PyDict_GetItemWithError(scope, agent->names->router) != NULL ||
+                      PyDict_GetItemWithError(scope, agent->names->endpoint) != NULL;
+        name_as(agent, owner, routed ? "(unmatched)" : "(unknown)");
+    }
+    PyErr_Clear();
+    lg_pending_restore(&pending);
+}
+
+static void
+name_as(struct lg_agent *agent, struct lg_owner *owner, const char *text)
+{
+    int endpoint = lg_agent_endpoint(agent, owner->kind, owner->method, text, strlen(text),
+                                     owner->start_ns);
+    if (endpoint >= 0) {
+        lg_owner_name(owner, (uint32_t)endpoint, owner->start_ns);
+    }
+}
+
+/* ---- life -------------------------------------------------------------- */
+
+int
+lg_route_set_namer(struct lg_agent *agent, PyObject *namer)
+{
+    if (namer == Py_None) {
+        namer = NULL;
+    }
+    if (namer != NULL && !PyCallable_Check(namer)) {
+        PyErr_Format(PyExc_TypeError, "the route namer must be callable, not %.100s",
+                     Py_TYPE(namer)->tp_name);
+        return -1;
+    }
+    Py_XSETREF(agent->routes.namer, Py_XNewRef(namer));
+    return 0;
+}
+
+/* The namer stays: it is the package's, set once. */
+void
+lg_route_clear(struct lg_agent *agent)
+{
+    struct lg_routes *routes = &agent->routes;
+    for (uint32_t i = 0; routes->slots != NULL && i < LG_ROUTE_SLOTS; i++) {
+        Py_CLEAR(routes->slots[i].route);
+    }
+    free(routes->slots);
+    routes->slots = NULL;
+    routes->used = 0;
+    Py_CLEAR(routes->prefixes);
+}
+
+/* ---- type -------------------------------------------------------------- */
+
+/* Binds like a function: Route.handle -> route.handle. */
+static PyObject *
+handle_get(PyObject *op, PyObject *instance, PyObject *type)
+{
+    (void)type;
+    if (instance == NULL || instance == Py_None) {
+        return Py_NewRef(op);
+    }
+    return PyMethod_New(op, instance);
+}
+
+static PyObject *
+handle_getattro(PyObject *op, PyObject *name)
+{
+    PyObject *value = PyObject_GenericGetAttr(op, name);
+    struct handle *self = (struct handle *)op;
+    if (value == NULL && PyErr_ExceptionMatches(PyExc_AttributeError) && self->original != NULL) {
+        PyErr_Clear();
+        value = PyObject_GetAttr(self->original, name);
+    }
+    return value;
+}
+
+static int
+handle_traverse(struct handle *self, visitproc visit, void *arg)
+{
+    LG_VISIT_TYPE(self);
+    Py_VISIT(self->original);
+    return 0;
+}
+
+static int
+handle_clear(struct handle *self)
+{
+    Py_CLEAR(self->original);
+    return 0;
+}
+
+static void
+handle_dealloc(struct handle *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    (void)handle_clear(self);
+    PyObject_GC_Del(self);
+    Py_DECREF(type);
+}
+
+static PyMemberDef handle_members[] = {
+    {"__wrapped__", Py_T_OBJECT_EX, offsetof(struct handle, original), Py_READONLY, NULL},
+    {"__vectorcalloffset__", Py_T_PYSSIZET, offsetof(struct handle, vectorcall), Py_READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot handle_slots[] = {
+    {Py_tp_doc, (void *)PyDoc_STR("Names the endpoint of the running request, then handles it.")},
+    {Py_tp_dealloc, handle_dealloc},
+    {Py_tp_traverse, handle_traverse},
+    {Py_tp_clear, handle_clear},
+    {Py_tp_getattro, handle_getattro},
+    {Py_tp_descr_get, handle_get},
+    {Py_tp_call, PyVectorcall_Call},
+    {Py_tp_members, handle_members},
+    {0, NULL},
+};
+
+static PyType_Spec handle_spec = {
+    .name = "loopguard._agent.RouteHandle",
+    .basicsize = sizeof(struct handle),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | LG_TPFLAGS_VECTORCALL | LG_TPFLAGS_CLOSED,
+    .slots = handle_slots,
+};
+
+int
+lg_route_add_types(PyObject *module, struct lg_agent *agent)
+{
+    agent->route_type = PyType_FromModuleAndSpec(module, &handle_spec, NULL);
+    return agent->route_type == NULL ? -1 : 0;
+}

@@ -1,0 +1,458 @@
+/*
+ * sample.c - see sample.h.
+ */
+#include "sample.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "../common/lg_clock.h"
+#include "pool.h"
+#include "syscalls.h"
+
+struct lg_sampler {
+    struct lg_agent *agent;
+    struct lg_pystack_walker *walker;
+    struct lg_pystack_sample frames;
+    struct lg_pystack_symbol symbols[LG_PYSTACK_DEPTH];
+    struct lg_plain_frame plain[LG_PYSTACK_DEPTH];
+};
+
+static void sample_clocks(struct lg_loop *loop, struct lg_watch *watch,
+                          struct lg_stall_state *state, uint64_t now_ns, bool collecting);
+static void sample_call(struct lg_sampler *sampler, struct lg_loop *loop, struct lg_watch *watch,
+                        struct lg_stall_state *state, uint64_t now_ns, enum lg_cause *waits);
+static void sample_stack(struct lg_sampler *sampler, struct lg_loop *loop,
+                         struct lg_watch *watch, struct lg_stall_state *state, uint64_t now_ns);
+static void sample_holder(struct lg_sampler *sampler, struct lg_loop *loop,
+                          struct lg_stall_state *state, uint64_t now_ns);
+static void callback_name(const struct lg_plain_frame *plain, uint32_t depth, char *name,
+                          size_t size);
+static bool is_machinery(const char *file);
+static bool read_syscall(int fd, long *number, long *arg);
+static void describe_fd(int fd, char *detail, size_t size);
+static void count_vote(struct lg_loop *loop, enum lg_cause cause);
+
+struct lg_sampler *
+lg_sampler_new(struct lg_agent *agent)
+{
+    struct lg_sampler *sampler = calloc(1, sizeof(*sampler));
+    if (sampler == NULL) {
+        return NULL;
+    }
+    sampler->agent = agent;
+    if (lg_pystack_walker_open(agent->pystack, &sampler->walker) != 0) {
+        sampler->walker = NULL;         /* stacks are off; all else goes on */
+    }
+    return sampler;
+}
+
+void
+lg_sampler_free(struct lg_sampler *sampler)
+{
+    if (sampler != NULL) {
+        if (sampler->walker != NULL) {
+            lg_pystack_walker_close(sampler->walker);
+        }
+        free(sampler);
+    }
+}
+
+/* ---- one sample -------------------------------------------------------- */
+
+void
+lg_sample(struct lg_sampler *sampler, struct lg_loop *loop, struct lg_watch *watch,
+          struct lg_stall_state *state, uint64_t now_ns)
+{
+    enum lg_cause waits = LG_CAUSE_COUNT;
+    state->samples++;
+    state->duration_ns = now_ns - state->start_ns;
+    bool collecting = sampler->walker != NULL && lg_pystack_collecting(sampler->walker);
+    sample_call(sampler, loop, watch, state, now_ns, &waits);
+    sample_clocks(loop, watch, state, now_ns, collecting);
+    count_vote(loop, waits);
+    if (sampler->walker != NULL) {
+        sample_stack(sampler, loop, watch, state, now_ns);
+        if (waits == LG_CAUSE_GIL || waits == LG_CAUSE_LOCK) {
+            sample_holder(sampler, loop, state, now_ns);
+        }
+    }
+    uint32_t largest = 0;
+    for (uint32_t i = 1; i < LG_CAUSE_COUNT; i++) {
+        largest = state->parts_ns[i] > state->parts_ns[largest] ? i : largest;
+    }
+    state->cause = largest == LG_CAUSE_OTHER ? LG_CAUSE_UNKNOWN : largest;
+    if (watch->throttled != LG_NONE && lg_cgroup_throttled() > watch->throttled) {
+        state->flags |= LG_STALL_THROTTLED;
+    }
+    watch->last_ns = now_ns;
+}
+
+/* Shares the time since the previous sample out among the causes: what the
+ * hooks, the CPU clock and schedstat say grew meanwhile, the rest is other. */
+static void
+sample_clocks(struct lg_loop *loop, struct lg_watch *watch, struct lg_stall_state *state,
+              uint64_t now_ns, bool collecting)
+{
+    struct lg_stretch stretch = {.wall_ns = now_ns - watch->last_ns};
+    struct lg_sums sums = {
+        .io = lg_load_relaxed(&loop->calls.io_ns),
+        .disk = lg_load_relaxed(&loop->calls.disk_ns),
+        .lock = lg_load_relaxed(&loop->calls.lock_ns),
+        .gil = lg_load_relaxed(&loop->calls.gil_ns),
+    };
+    stretch.calls.io = sums.io - watch->sums.io;
+    stretch.calls.disk = sums.disk - watch->sums.disk;
+    stretch.calls.lock = sums.lock - watch->sums.lock;
+    stretch.calls.gil = sums.gil - watch->sums.gil;
+    watch->sums = sums;
+    uint64_t since;
+    enum lg_call_kind kind;
+    int fd;
+    if (lg_calls_now(&loop->calls, &since, &kind, &fd)) {
+        /* A call under way is in no sum yet. */
+        uint64_t from = since > watch->last_ns ? since : watch->last_ns;
+        uint64_t so_far = now_ns > from ? now_ns - from : 0;
+        uint64_t *into[LG_CALL_CLASS_COUNT] = {&stretch.calls.io, &stretch.calls.disk,
+                                               &stretch.calls.lock, &stretch.calls.gil};
+        *into[lg_call_kind_class(kind)] += so_far;
+        uint64_t *seen[LG_CALL_CLASS_COUNT] = {&watch->sums.io, &watch->sums.disk,
+                                               &watch->sums.lock, &watch->sums.gil};
+        *seen[lg_call_kind_class(kind)] += now_ns - since;
+    }
+    struct timespec ts;
+    if (loop->has_cpu_clock && clock_gettime(loop->cpu_clock, &ts) == 0) {
+        uint64_t cpu = lg_timespec_ns(&ts);
+        stretch.used.cpu_ns = cpu - watch->cpu_ns;
+        watch->cpu_ns = cpu;
+    }
+    uint64_t delay = lg_schedstat_run_delay(watch->schedstat_fd);
+    stretch.used.run_delay_ns =
+        delay == LG_NONE || watch->run_delay_ns == LG_NONE ? LG_NONE : delay - watch->run_delay_ns;
+    watch->run_delay_ns = delay;
+    if (collecting) {
+        stretch.gc_ns = stretch.wall_ns;
+    }
+    uint64_t parts[LG_CAUSE_COUNT];
+    (void)lg_cause_decide(&stretch, parts);
+    for (int i = 0; i < LG_CAUSE_COUNT; i++) {
+        state->parts_ns[i] += parts[i];
+    }
+}
+
+/* Which call the thread is in: the hooks know; else the kernel says. */
+static void
+sample_call(struct lg_sampler *sampler, struct lg_loop *loop, struct lg_watch *watch,
+            struct lg_stall_state *state, uint64_t now_ns, enum lg_cause *waits)
+{
+    static const enum lg_cause cause_of[LG_CALL_CLASS_COUNT] = {
+        LG_CAUSE_IO, LG_CAUSE_DISK, LG_CAUSE_LOCK, LG_CAUSE_GIL};
+    struct lg_call call = {.fd = -1};
+    uint64_t since;
+    enum lg_call_kind kind;
+    int fd;
+    char text[LG_CALL_TEXT] = "";
+    if (lg_calls_now(&loop->calls, &since, &kind, &fd)) {
+        call.kind = kind;
+        call.fd = fd;
+        call.class = lg_call_kind_class(kind);
+        if (fd >= 0) {
+            describe_fd(fd, call.detail, sizeof(call.detail));
+        }
+        lg_call_format(&call, text, sizeof(text));
+        *waits = cause_of[call.class];
+        state->call_ns = now_ns - since;
+    }
+    else {
+        long number;
+        long arg;
+        if (read_syscall(watch->syscall_fd, &number, &arg)) {
+            const struct lg_syscall *known = lg_syscall_find(number);
+            char detail[96] = "";
+            if (known != NULL && known->first_is_fd) {
+                describe_fd((int)arg, detail, sizeof(detail));
+                snprintf(text, sizeof(text), "%s fd %d%s%s", known->name, (int)arg,
+                         detail[0] != '\0' ? " " : "", detail);
+            }
+            else if (known != NULL) {
+                snprintf(text, sizeof(text), "%s", known->name);
+            }
+            else {
+                snprintf(text, sizeof(text), "system call %ld", number);
+            }
+            *waits = known != NULL ? known->cause : LG_CAUSE_IO;
+            uint64_t lo;
+            uint64_t hi;
+            if (*waits == LG_CAUSE_LOCK && known != NULL && known->is_futex &&
+                lg_pystack_gil_range(sampler->agent->pystack, &lo, &hi) == 0 &&
+                (uint64_t)arg >= lo && (uint64_t)arg < hi) {
+                *waits = LG_CAUSE_GIL;
+                snprintf(text, sizeof(text), "GIL");
+            }
+        }
+    }
+    if (text[0] != '\0') {
+        state->call = lg_record_string(&sampler->agent->rec, text, strlen(text), LG_WAIT);
+    }
+}
+
+static void
+sample_stack(struct lg_sampler *sampler, struct lg_loop *loop, struct lg_watch *watch,
+             struct lg_stall_state *state, uint64_t now_ns)
+{
+    struct lg_self *self = sampler->agent->rec.seg.self;
+    if (loop->thread.tstate == 0 ||
+        lg_pystack_capture(sampler->walker, &loop->thread, &sampler->frames) != 0) {
+        lg_add_single(&self->stacks_rejected, 1);
+        return;
+    }
+    lg_add_single(&self->stacks, 1);
+    char name[128];
+    uint32_t stack = lg_sample_intern(sampler, &sampler->frames, state->endpoint, now_ns, name,
+                                      sizeof(name));
+    if (stack == 0) {
+        return;
+    }
+    if (sampler->frames.flags & LG_PYSTACK_MOVING) {
+        state->flags |= LG_STALL_MOVING;
+    }
+    uint32_t best = 0;
+    for (uint32_t i = 0; i < 4; i++) {
+        if (watch->seen[i].stack == stack || watch->seen[i].count == 0) {
+            watch->seen[i].stack = stack;
+            watch->seen[i].count++;
+            memcpy(watch->seen[i].name, name, sizeof(name));
+            break;
+        }
+    }
+    for (uint32_t i = 1; i < 4; i++) {
+        best = watch->seen[i].count > watch->seen[best].count ? i : best;
+    }
+    state->stack = watch->seen[best].stack;
+    if (state->key.gap && watch->seen[best].name[0] != '\0' && !state->holder_endpoint) {
+        const char *callback = watch->seen[best].name;
+        int endpoint =
+            lg_record_endpoint(&sampler->agent->rec, LG_KIND_CALLBACK, LG_METHOD_NONE, callback,
+                               strlen(callback), now_ns, LG_WAIT);
+        if (endpoint > 0) {
+            state->endpoint = (uint32_t)endpoint;
+        }
+    }
+}
+
+/* Who holds the GIL meanwhile: its stack, and the endpoint its thread serves. */
+static void
+sample_holder(struct lg_sampler *sampler, struct lg_loop *loop, struct lg_stall_state *state,
+              uint64_t now_ns)
+{
+    uint64_t tstate;
+    struct lg_pystack_thread thread;
+    if (!lg_pystack_gil_held(sampler->agent->pystack, &tstate) || tstate == 0 ||
+        tstate == loop->thread.tstate ||
+        lg_pystack_thread_at(sampler->walker, tstate, &thread) != 0) {
+        return;
+    }
+    uint32_t endpoint = lg_pool_endpoint_of(sampler->agent->pool, thread.pthread_id);
+    if (endpoint != LG_ENDPOINT_OTHER) {
+        state->holder_endpoint = endpoint;
+        lg_store_relaxed(&loop->holder, (uint64_t)endpoint + 1);
+    }
+    if (lg_pystack_capture(sampler->walker, &thread, &sampler->frames) == 0) {
+        char name[128];
+        uint32_t stack = lg_sample_intern(sampler, &sampler->frames,
+                                          endpoint != LG_ENDPOINT_OTHER ? endpoint
+                                                                        : state->endpoint,
+                                          now_ns, name, sizeof(name));
+        if (stack != 0) {
+            state->holder_stack = stack;
+        }
+    }
+}
+
+uint32_t
+lg_sample_intern(struct lg_sampler *sampler, const struct lg_pystack_sample *frames,
+                 uint32_t endpoint, uint64_t now_ns, char *name, size_t size)
+{
+    uint32_t depth = 0;
+    name[0] = '\0';
+    for (uint32_t i = 0; i < frames->depth && sampler->walker != NULL; i++) {
+        struct lg_pystack_symbol *symbol = &sampler->symbols[depth];
+        if (lg_pystack_symbol(sampler->walker, &frames->frames[i], symbol) != 0) {
+            continue;                   /* that code object is gone */
+        }
+        sampler->plain[depth] = (struct lg_plain_frame){
+            .file = symbol->file,
+            .function = symbol->name,
+            .line = symbol->line > 0 ? (uint32_t)symbol->line : 0,
+        };
+        depth++;
+    }
+    if (depth == 0) {
+        return 0;
+    }
+    callback_name(sampler->plain, depth, name, size);
+    return lg_record_stack(&sampler->agent->rec, sampler->plain, depth, endpoint,
+                           frames->flags & LG_PYSTACK_MOVING ? LG_STALL_MOVING : 0, now_ns);
+}
+
+/* The function that the loop called: the first frame inside of the loop's own
+ * machinery, seen from the outermost. "" when there is none. */
+static void
+callback_name(const struct lg_plain_frame *plain, uint32_t depth, char *name, size_t size)
+{
+    bool inside = false;
+    for (uint32_t i = depth; i-- > 0;) {
+        bool machinery = is_machinery(plain[i].file);
+        if (inside && !machinery) {
+            snprintf(name, size, "%s", plain[i].function);
+            return;
+        }
+        inside = inside || machinery;
+    }
+}
+
+static bool
+is_machinery(const char *file)
+{
+    static const char *const parts[] = {"/asyncio/", "/uvloop/", "/trio/_core/", "/anyio/_core/"};
+    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+        if (strstr(file, parts[i]) != NULL) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void
+count_vote(struct lg_loop *loop, enum lg_cause cause)
+{
+    uint32_t *vote = cause == LG_CAUSE_IO     ? &loop->votes.io
+                     : cause == LG_CAUSE_DISK ? &loop->votes.disk
+                     : cause == LG_CAUSE_LOCK ? &loop->votes.lock
+                     : cause == LG_CAUSE_GIL  ? &loop->votes.gil
+                                              : &loop->votes.cpu;
+    lg_store32_relaxed(vote, lg_load32_relaxed(vote) + 1);
+}
+
+/* ---- the thread's own files -------------------------------------------- */
+
+void
+lg_watch_begin(struct lg_watch *watch, struct lg_loop *loop)
+{
+    if (watch->tid != loop->tid) {
+        lg_watch_end(watch);
+        char path[64];
+        watch->tid = loop->tid;
+        watch->schedstat_fd = lg_schedstat_open(loop->tid);
+        snprintf(path, sizeof(path), "/proc/self/task/%d/syscall", (int)loop->tid);
+        watch->syscall_fd = open(path, O_RDONLY | O_CLOEXEC);
+        lg_sample_baseline(loop, watch);
+    }
+}
+
+void
+lg_watch_end(struct lg_watch *watch)
+{
+    if (watch->tid != 0) {
+        if (watch->schedstat_fd >= 0) {
+            close(watch->schedstat_fd);
+        }
+        if (watch->syscall_fd >= 0) {
+            close(watch->syscall_fd);
+        }
+    }
+    watch->schedstat_fd = -1;
+    watch->syscall_fd = -1;
+    watch->tid = 0;
+}
+
+void
+lg_sample_baseline(struct lg_loop *loop, struct lg_watch *watch)
+{
+    struct timespec ts;
+    if (loop->has_cpu_clock && clock_gettime(loop->cpu_clock, &ts) == 0) {
+        watch->cpu_ns = lg_timespec_ns(&ts);
+    }
+    watch->run_delay_ns = lg_schedstat_run_delay(watch->schedstat_fd);
+    watch->sums.io = lg_load_relaxed(&loop->calls.io_ns);
+    watch->sums.disk = lg_load_relaxed(&loop->calls.disk_ns);
+    watch->sums.lock = lg_load_relaxed(&loop->calls.lock_ns);
+    watch->sums.gil = lg_load_relaxed(&loop->calls.gil_ns);
+}
+
+/* "running", or the number and the arguments in hex. */
+static bool
+read_syscall(int fd, long *number, long *arg)
+{
+    char text[160];
+    ssize_t n = fd < 0 ? -1 : pread(fd, text, sizeof(text) - 1, 0);
+    if (n <= 0) {
+        return false;
+    }
+    text[n] = '\0';
+    char *end;
+    *number = strtol(text, &end, 10);
+    if (end == text || *number < 0) {
+        return false;                   /* running, or about to */
+    }
+    *arg = (long)strtoul(end, NULL, 16);
+    return true;
+}
+
+/* Peer of a socket, name of a file; "" when there is nothing to say. */
+static void
+describe_fd(int fd, char *detail, size_t size)
+{
+    union {
+        struct sockaddr any;
+        struct sockaddr_in v4;
+        struct sockaddr_in6 v6;
+        struct sockaddr_un un;
+    } a;
+    socklen_t length = sizeof(a);
+    char host[INET6_ADDRSTRLEN];
+    detail[0] = '\0';
+    memset(&a, 0, sizeof(a));
+    if (getpeername(fd, &a.any, &length) == 0) {
+        if (a.any.sa_family == AF_INET) {
+            inet_ntop(AF_INET, &a.v4.sin_addr, host, sizeof(host));
+            snprintf(detail, size, "%s:%u", host, ntohs(a.v4.sin_port));
+        }
+        else if (a.any.sa_family == AF_INET6) {
+            inet_ntop(AF_INET6, &a.v6.sin6_addr, host, sizeof(host));
+            snprintf(detail, size, "[%s]:%u", host, ntohs(a.v6.sin6_port));
+        }
+        else if (a.any.sa_family == AF_UNIX && a.un.sun_path[0] != '\0') {
+            snprintf(detail, size, "%s", a.un.sun_path);
+        }
+        return;
+    }
+    char path[32];
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(path, detail, size - 1);
+    detail[n > 0 ? n : 0] = '\0';
+}
+
+uint64_t
+lg_cgroup_throttled(void)
+{
+    int fd = open("/sys/fs/cgroup/cpu.stat", O_RDONLY | O_CLOEXEC);
+    char text[1024];
+    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+    if (fd >= 0) {
+        close(fd);
+    }
+    if (n <= 0) {
+        return LG_NONE;
+    }
+    text[n] = '\0';
+    const char *at = strstr(text, "nr_throttled ");
+    return at == NULL ? LG_NONE : strtoull(at + 13, NULL, 10);
+}

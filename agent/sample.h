@@ -1,0 +1,62 @@
+/*
+ * sample.h - one look of the watchdog at a stuck thread: stack, call, holder
+ * of the GIL, clocks. No GIL, nothing of Python is called; every read of the
+ * interpreter's memory goes through pystack.h and cannot fault.
+ */
+#ifndef LG_AGENT_SAMPLE_H
+#define LG_AGENT_SAMPLE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "agent.h"
+#include "stall.h"
+
+/* What was seen during one stall so far; owned by the watchdog, one a loop. */
+struct lg_watch {
+    bool active;
+    struct lg_stall_key key;
+    uint64_t start_ns;
+    uint64_t last_ns;                   /* previous sample */
+    uint64_t cpu_ns;                    /* thread clocks at the previous sample */
+    uint64_t run_delay_ns;
+    struct lg_sums sums;
+    uint64_t throttled;                 /* cgroup periods throttled when it began */
+    int schedstat_fd;                   /* of tid below, -1 = none */
+    int syscall_fd;
+    int32_t tid;
+    /* Stacks seen, with how often; the most frequent one is the stall's. */
+    struct {
+        uint32_t stack;
+        uint32_t count;
+        char name[128];                 /* function of the callback, for gaps */
+    } seen[4];
+};
+
+struct lg_sampler;
+
+struct lg_sampler *lg_sampler_new(struct lg_agent *agent);
+void lg_sampler_free(struct lg_sampler *sampler);
+
+/* Takes one sample of a stall in progress into its twin: stack, call, holder,
+ * parts so far, cause so far. `state->endpoint` may become the callback's or
+ * the GIL holder's. */
+void lg_sample(struct lg_sampler *sampler, struct lg_loop *loop, struct lg_watch *watch,
+               struct lg_stall_state *state, uint64_t now_ns);
+
+/* Interns frames that were captured elsewhere; returns the stack id, and the
+ * name of the innermost function that a loop called ("" = none) in `name`. */
+uint32_t lg_sample_intern(struct lg_sampler *sampler, const struct lg_pystack_sample *frames,
+                          uint32_t endpoint, uint64_t now_ns, char *name, size_t size);
+
+/* Brings the idle baselines of a loop's thread up to date, once a tick. */
+void lg_sample_baseline(struct lg_loop *loop, struct lg_watch *watch);
+
+/* Opens and closes a watch's descriptors. */
+void lg_watch_begin(struct lg_watch *watch, struct lg_loop *loop);
+void lg_watch_end(struct lg_watch *watch);
+
+/* Periods in which our cgroup was throttled; LG_NONE where nobody says. */
+uint64_t lg_cgroup_throttled(void);
+
+#endif
