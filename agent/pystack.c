@@ -62,10 +62,13 @@ fill_gil(struct lg_pystack *ps, PyInterpreterState *interp)
 
 /* A walk copies a moving stack frame by frame, so it may join a caller on one
  * line with a callee of another. Measured with functions that do nothing but
- * call each other: two equal walks were wrong in 1 of 5000, see the tests. */
+ * call each other, samples that were wrong: two equal walks 1 of 5000, three
+ * 1 of 300000, three whose innermost frame was the same before and after the
+ * copying none of 1500000. */
 #define WALKS_EQUAL 3           /* in a row: the stack stands still */
 #define WALKS_EQUAL_UNPROVEN 6  /* where the outermost frame is not known to be it */
 #define WALKS_COMMON 9          /* whole ones: then their common part is taken */
+#define WALKS_COMMON_MIN 5      /* enough when WALKS_MAX are used up */
 #define WALKS_MAX 24
 #define STACK_NEAR_BYTES 16384  /* a chunk of the data stack */
 #define CHUNKS_MAX 64
@@ -87,6 +90,8 @@ static int walk_thread(struct lg_pystack_walker *w, const struct lg_pystack_thre
                        struct lg_pywalk *walk);
 static void forget_unused(struct lg_pystack_walker *w);
 static void copy_again(struct lg_pystack_walker *w);
+static bool leaf_is_same(struct lg_pystack_walker *w, const uint64_t *at,
+                         const uint64_t *value);
 static const char *copy_of(struct lg_pystack_walker *w, uint64_t addr, uint32_t size_bytes,
                            bool with_page);
 static const char *known_copy(struct lg_pystack_walker *w, uint64_t addr, uint32_t size_bytes);
@@ -301,6 +306,10 @@ lg_pystack_capture(struct lg_pystack_walker *walker, const struct lg_pystack_thr
             wanted = WALKS_EQUAL_UNPROVEN;
         }
         whole += narrow_common(&walker->common, whole, walk) ? 1 : 0;
+        if (!walk->steady) {
+            equal = 0;
+            continue;
+        }
         if (equal == 0 || !walks_agree(walk, last)) {
             struct lg_pywalk *other = last;
             last = walk;
@@ -318,7 +327,7 @@ lg_pystack_capture(struct lg_pystack_walker *walker, const struct lg_pystack_thr
         }
     }
     err = -EAGAIN;
-    if (whole >= wanted && walker->common.depth > 0) {
+    if (whole >= WALKS_COMMON_MIN && walker->common.depth > 0) {
         err = check_codes(walker, &walker->common, &sample);
         sample.flags |= LG_PYSTACK_MOVING;
     }
@@ -553,18 +562,21 @@ walk_thread(struct lg_pystack_walker *w, const struct lg_pystack_thread *thread,
         return -ESRCH;          /* another thread's, at the same address */
     }
 
-    uint64_t frame = lg_load_u64(ts + l->ts_frame);
+    uint64_t leaf[2] = {lg_load_u64(ts + l->ts_frame), 0};
+    uint64_t leaf_at[2] = {thread->tstate + l->ts_frame, 0};
+    uint64_t frame = leaf[0];
     if (l->cframe_frame != LG_ABSENT) {
-        const char *cframe = copy_of(w, frame + l->cframe_frame, sizeof(frame), false);
+        leaf_at[1] = frame + l->cframe_frame;
+        const char *cframe = copy_of(w, leaf_at[1], sizeof(frame), false);
         if (cframe == NULL) {
             return -EAGAIN;
         }
-        frame = lg_load_u64(cframe);
+        leaf[1] = frame = lg_load_u64(cframe);
     }
     uint64_t callee = frame;
     for (uint32_t steps = 0; frame != 0 && steps < 2 * LG_WALK_MAX; steps++) {
         if (walk->depth == LG_WALK_MAX) {
-            return 0;
+            break;
         }
         /* Frames of plain functions lie on a stack that grows upwards, callers
          * below: there one copy, from the start of the page, brings several. */
@@ -581,6 +593,7 @@ walk_thread(struct lg_pystack_walker *w, const struct lg_pystack_thread *thread,
         frame = raw.previous;
     }
     walk->whole = frame == 0;
+    walk->steady = leaf_is_same(w, leaf_at, leaf);
     return 0;
 }
 
@@ -606,16 +619,37 @@ forget_unused(struct lg_pystack_walker *w)
 static void
 copy_again(struct lg_pystack_walker *w)
 {
-    struct lg_memspan spans[LG_COPIES];
-    for (uint32_t i = 0; i < w->copy_count; i++) {
-        const struct lg_pycopy *copy = &w->copies[i];
-        spans[i] = (struct lg_memspan){copy->start, w->copied + copy->at, copy->size_bytes};
+    struct lg_memspan spans[LG_COPIES + 2];
+    uint32_t n = 0;
+    for (; n < w->copy_count; n++) {
+        const struct lg_pycopy *copy = &w->copies[n];
+        spans[n] = (struct lg_memspan){copy->start, w->copied + copy->at, copy->size_bytes};
     }
-    if (w->copy_count > 0 && lg_memread_gather(&w->mem, spans, w->copy_count) != 0) {
+    for (int i = 0; i < 2 && w->leaf_at[i] != 0; i++) {
+        spans[n++] = (struct lg_memspan){w->leaf_at[i], &w->leaf_end[i], sizeof(uint64_t)};
+    }
+    if (n > 0 && lg_memread_gather(&w->mem, spans, n) != 0) {
         w->copy_count = 0;      /* some of it is gone: as it is met, then */
         w->copied_bytes = 0;
+        w->leaf_at[0] = 0;
     }
+    w->missed = false;
     w->cursor = 0;
+}
+
+/* Ends a walk: is the innermost frame still the one that the walk began with? */
+static bool
+leaf_is_same(struct lg_pystack_walker *w, const uint64_t *at, const uint64_t *value)
+{
+    bool known = !w->missed && at[0] == w->leaf_at[0] && at[1] == w->leaf_at[1];
+    for (int i = 0; i < 2 && at[i] != 0 && !known; i++) {
+        w->leaf_at[i] = at[i];
+        if (lg_memread_copy(&w->mem, at[i], &w->leaf_end[i], sizeof(w->leaf_end[i])) != 0) {
+            w->leaf_at[0] = 0;
+            return false;
+        }
+    }
+    return w->leaf_end[0] == value[0] && (at[1] == 0 || w->leaf_end[1] == value[1]);
 }
 
 /* The bytes at `addr` as they were at some time since the walk began, valid
@@ -639,6 +673,7 @@ copy_of(struct lg_pystack_walker *w, uint64_t addr, uint32_t size_bytes, bool wi
     bool has_room = w->copy_count < LG_COPIES &&
                     copy.size_bytes <= LG_COPIES_BYTES - w->copied_bytes;
     char *to = has_room ? w->copied + copy.at : w->spare;
+    w->missed = true;
     w->copy_err = lg_memread_copy(&w->mem, copy.start, to, copy.size_bytes);
     if (w->copy_err != 0) {
         return NULL;

@@ -102,6 +102,7 @@ struct lg_pyentry {
 
 struct lg_pywalk {
     bool whole;                 /* reached the outermost frame */
+    bool steady;                /* the innermost frame was the same at the end */
     uint32_t depth;
     uint64_t tstate_id;
     uint64_t chunk;             /* innermost chunk of the data stack, or 0 */
@@ -137,6 +138,9 @@ struct lg_pystack_walker {
     const struct lg_pystack *ps;
     struct lg_memread mem;
     int copy_err;               /* of the last copy that failed */
+    bool missed;                /* this walk met a place that was not known */
+    uint64_t leaf_at[2];        /* where the innermost frame's address is found */
+    uint64_t leaf_end[2];       /* what stood there at the end of copying */
     uint32_t copy_count;
     uint32_t copied_bytes;
     uint32_t cursor;            /* where the last look-up ended */
