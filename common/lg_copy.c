@@ -45,9 +45,7 @@ lg_copy_guard(void)
         return 0;
     }
     guard.before = before;
-    /* SA_NODEFER: the jump out of the handler then leaves no signal blocked,
-     * and sigsetjmp need not save the mask with a system call per copy. */
-    action.sa_flags = SA_SIGINFO | SA_NODEFER;
+    action.sa_flags = SA_SIGINFO;
     sigemptyset(&action.sa_mask);
     return sigaction(SIGBUS, &action, NULL) < 0 ? -errno : 0;
 }
@@ -69,7 +67,9 @@ lg_copy_run(const void *map, size_t length, void (*take)(void *arg), void *arg)
     }
     guard.start = (uintptr_t)map;
     guard.end = guard.start + length;
-    if (sigsetjmp(guard.back, 0) != 0) {
+    /* With the mask, one system call per run: the jump leaves the handler, in
+     * which SIGBUS is blocked, and a blocked SIGBUS kills at once. */
+    if (sigsetjmp(guard.back, 1) != 0) {
         guard.active = 0;
         return LG_ETRUNCATED;
     }

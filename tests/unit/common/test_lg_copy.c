@@ -92,7 +92,10 @@ status_of(const char *mode)
 {
     pid_t child = fork();
     if (child == 0) {
-        execl("/proc/self/exe", "test_lg_copy", mode, (char *)NULL);
+        char self[RIG_PATH] = "";               /* not the link: valgrind's leads to itself */
+        if (readlink("/proc/self/exe", self, sizeof(self) - 1) > 0) {
+            execl(self, self, mode, (char *)NULL);
+        }
         _exit(1);
     }
     return rig_wait(child);

@@ -303,21 +303,14 @@ try_small_tmpfs(const struct rig_dir *dir)
 {
     struct lg_segment_options options = {.dir = dir->path};
     struct lg_segment seg;
-    if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+    if (unshare(CLONE_NEWNS) < 0 || mount("none", "/", "none", MS_REC | MS_PRIVATE, "") < 0 ||
         mount("tmpfs", dir->path, "tmpfs", 0, "size=1m") < 0) {
         return 77;
     }
     if (lg_segment_create(&options, &seg) != -ENOSPC) {
         return 1;
     }
-    DIR *d = opendir(dir->path);
-    for (struct dirent *e; (e = readdir(d)) != NULL;) {
-        if (e->d_name[0] != '.') {
-            return 2;
-        }
-    }
-    closedir(d);
-    return 0;
+    return rig_dir_count(dir) == 0 ? 0 : 2;
 }
 
 static void
