@@ -144,6 +144,41 @@ lg_key_equal(const struct lg_key *a, const struct lg_key *b)
     return a->kind == b->kind && a->method == b->method && strcmp(a->name, b->name) == 0;
 }
 
+bool
+lg_worker_problem(const struct lg_worker *w, struct lg_problem *out)
+{
+    const struct lg_snapshot *snap = w->snap;
+    const struct lg_source *source = &snap->source;
+    char a[LG_TEXT];
+    char b[LG_TEXT];
+    uint64_t named = snap->endpoint_count - snap->bad_endpoints;
+    uint64_t all = snap->endpoint_count + snap->cut_endpoints;
+    bool whole = (snap->missing & 1u << LG_SEC_ENDPOINTS) == 0 && snap->cut_endpoints == 0 &&
+                 (snap->cut_sections & 1u << LG_SEC_ENDPOINTS) == 0;
+    int status = whole && named > 0 ? LG_EXIT_OK : LG_EXIT_SEGMENT;
+    if (source->file_size < source->geo.header.segment_size) {
+        lg_problem_set(out, w->pid, w->label, "cut_short", status,
+                       "cut short: %s of %s bytes; showing what is whole",
+                       lg_format_count(source->file_size, a, sizeof(a)),
+                       lg_format_count(source->geo.header.segment_size, b, sizeof(b)));
+        return true;
+    }
+    if (snap->fault_count == 0) {
+        return false;
+    }
+    size_t more = snap->fault_count - 1;
+    char others[64] = "";
+    if (more > 0) {
+        snprintf(others, sizeof(others), " and %zu more place%s", more, more == 1 ? "" : "s");
+    }
+    lg_problem_set(out, w->pid, w->label, "damaged", status,
+                   "damaged at byte %s (%s)%s; %s of %s endpoints shown",
+                   lg_format_count(snap->faults[0].offset, a, sizeof(a)), snap->faults[0].what,
+                   others, lg_format_count(named, b, sizeof(b)),
+                   lg_format_count(all, (char[LG_TEXT]){0}, LG_TEXT));
+    return true;
+}
+
 /* ---- the whole --------------------------------------------------------- */
 
 int

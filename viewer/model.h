@@ -160,6 +160,7 @@ struct lg_row {
     size_t worst_worker;                /* index; the most blocked time */
     const uint64_t *blocked_by_worker;  /* [lg_top.worker_count] ns, LG_NONE */
     bool unclean;                       /* row marked "~" */
+    bool unknown;                       /* no history in the file: counts are LG_NONE */
     const struct lg_hist *step_hist;    /* what now.step is made of; NULL */
 };
 
@@ -395,6 +396,10 @@ struct lg_worker {
 
 const char *lg_worker_state_text(enum lg_worker_state state);  /* "live" ... */
 
+/* What of the segment could not be read: "cut short ...", "damaged ...". False
+ * when all was whole. Exit status 0 when the endpoint table is whole, else 5. */
+bool lg_worker_problem(const struct lg_worker *w, struct lg_problem *out);
+
 /* ---- everything -------------------------------------------------------- */
 
 struct lg_top {
@@ -507,5 +512,11 @@ enum lg_band_set {
 bool lg_top_detail(struct lg_top *top, size_t worker, const struct lg_view *view,
                    const struct lg_key *key, enum lg_band_set bands, enum lg_stack_order order,
                    const struct lg_detail **out);
+
+/* The same for a row of the last lg_top_rows() with the same view; the rows
+ * stay as they are. */
+const struct lg_detail *lg_top_row_detail(struct lg_top *top, size_t worker,
+                                          const struct lg_view *view, const struct lg_row *row,
+                                          enum lg_band_set bands, enum lg_stack_order order);
 
 #endif
