@@ -79,7 +79,7 @@ check: test-tools  ## clang-format, clang-tidy, ruff, mypy --strict, stubtest; c
 	@tools/check.sh $(VENV)
 
 wheel: build  ## dist/*.whl for .venv's Python
-	@$(VENV)/bin/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	@$(VENV)/bin/python -m pip wheel -qq --no-deps --wheel-dir dist .
 	@ls dist/*.whl
 
 dist: wheel  ## the wheel and the source archive

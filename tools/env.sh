@@ -17,6 +17,15 @@ die() {
     exit 1
 }
 
+# A build folder keeps the compiler that it began with; CC= may have changed.
+begin_anew_for_other_compiler() {
+    if [ "$(cat "$1.cc" 2>/dev/null)" != "${CC-}" ]; then
+        rm -rf "$1"
+        mkdir -p build
+        printf '%s\n' "${CC-}" >"$1.cc"
+    fi
+}
+
 # Adds .deps/root to every search path that compilers and programs look at.
 use_deps() {
     [ -d "$root/.deps/root" ] || return 0

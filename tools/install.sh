@@ -16,23 +16,28 @@ stamp="$venv/.installed"
 build="build/$(basename "$venv")"
 
 options="-Dwerror=true -Ddebug=true -Dagent_asserts=true $*"
+made_with="$options ${CC-}"
 sources='meson.build meson.options pyproject.toml common agent viewer'
 
 # shellcheck disable=SC2086 # a list of names
-if [ "$(cat "$stamp" 2>/dev/null)" = "$options" ] &&
+if [ "$(cat "$stamp" 2>/dev/null)" = "$made_with" ] &&
     [ -z "$(find $sources -newer "$stamp" -print -quit)" ]; then
     exit 0
 fi
 
 say "$venv: building and installing loopguard"
 # A source that changes from here on is newer than the stamp.
-printf '%s\n' "$options" >"$stamp.new"
+printf '%s\n' "$made_with" >"$stamp.new"
 set -- "-Cbuild-dir=$build"
 for option in $options; do
     set -- "$@" "-Csetup-args=$option"
 done
+begin_anew_for_other_compiler "$build"
 mkdir -p build
 # meson and ninja are those of the environment.
-PATH="$root/$venv/bin:$PATH" "$venv/bin/python" -m pip install --quiet --no-deps \
+export PATH="$root/$venv/bin:$PATH"
+# pip shows a whole log when a file does not compile; ninja shows the error.
+[ ! -e "$build/build.ninja" ] || ninja -C "$build" --quiet
+"$venv/bin/python" -m pip install -qq --no-deps \
     --no-build-isolation --no-index --force-reinstall "$@" .
 mv "$stamp.new" "$stamp"

@@ -6,7 +6,7 @@ set -eu
 . tools/env.sh
 
 venv=$1
-"$venv/bin/python" -m pip install --quiet 'build>=1.2'
+"$venv/bin/python" -m pip install -qq 'build>=1.2'
 PATH="$root/$venv/bin:$PATH" "$venv/bin/python" -m build --sdist --no-isolation --outdir dist . >build/sdist.log 2>&1 || {
     cat build/sdist.log
     die "no source archive"

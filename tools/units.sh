@@ -14,6 +14,7 @@ shift
 venv=${VENV:-.venv}
 export PATH="$root/$venv/bin:$PATH"
 
+begin_anew_for_other_compiler "build/$name"
 again=
 [ ! -e "build/$name/build.ninja" ] || again=--reconfigure
 # shellcheck disable=SC2086 # no word when the folder is new

@@ -21,7 +21,7 @@ make_venv() {
         "$python" -m venv "$venv"
     else
         "$python" -m venv --without-pip "$venv"
-        "$venv/bin/python" "$pip/pip" install --quiet --no-index "$pip"
+        "$venv/bin/python" "$pip/pip" install -qq --no-index "$pip"
     fi
 }
 
@@ -47,13 +47,13 @@ done
 
 say "$venv: installing$wanted"
 # --group came with pip 25.1.
-"$venv/bin/python" -m pip install --quiet --upgrade 'pip>=25.1'
+"$venv/bin/python" -m pip install -qq --upgrade 'pip>=25.1'
 options=
 for group in $wanted; do
     options="$options --group $group"
 done
 # shellcheck disable=SC2086 # two words for each group
-"$venv/bin/python" -m pip install --quiet --upgrade $options
+"$venv/bin/python" -m pip install -qq --upgrade $options
 for group in $wanted; do
     : >"$venv/.group-$group"
 done
