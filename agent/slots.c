@@ -157,6 +157,11 @@ uintptr_t
 lg_slots_next(const char *name)
 {
     uintptr_t first = (uintptr_t)dlsym(RTLD_DEFAULT, name);
+#if defined(__GLIBC__)
+    if (first == 0) {                   /* kept for old programs only, as __xstat */
+        first = (uintptr_t)dlvsym(RTLD_DEFAULT, name, BASE_VERSION);
+    }
+#endif
     if (first != 0 && is_program_stub(first)) {
         return (uintptr_t)dlsym(RTLD_NEXT, name);
     }
@@ -612,7 +617,7 @@ replace_one(struct pass *pass, struct object *object, const struct view *view,
         if (value < view->base && object->tries < MAX_TRIES) {
             object->half_loaded = true;
         } else {
-            object->foreign += value != slots->known[i].stub;
+            object->foreign += value != 0 && value != slots->known[i].stub;
         }
         return;
     }
