@@ -15,8 +15,8 @@ static void
 fill_layout(struct lg_pylayout *l)
 {
     const _Py_DebugOffsets *d = &_PyRuntime.debug_offsets;
-    if (memcmp(d->cookie, _Py_Debug_Cookie, sizeof(d->cookie)) != 0 ||
-        d->version >> 16 != 0x030e || d->free_threaded != 0) {
+    if (memcmp(d->cookie, _Py_Debug_Cookie, sizeof(d->cookie)) != 0 || d->version >> 16 != 0x030e ||
+        d->free_threaded != 0) {
         return;
     }
     *l = (struct lg_pylayout){

@@ -115,8 +115,8 @@ lg_pystack_selftest_gil(const struct lg_pystack *ps, struct lg_pystack_walker *w
         holder != (uint64_t)(uintptr_t)PyThreadState_Get()) {
         return "self-test: the GIL is elsewhere";
     }
-    if (!read_int(walker, ps->gc_collecting, &collecting) ||
-        (collecting != 0 && collecting != 1) || !thresholds_match(ps, walker)) {
+    if (!read_int(walker, ps->gc_collecting, &collecting) || (collecting != 0 && collecting != 1) ||
+        !thresholds_match(ps, walker)) {
         return "self-test: the collector is elsewhere";
     }
     return NULL;
@@ -211,8 +211,8 @@ compare_stack(const struct selftest *test)
 }
 
 static const char *
-compare_frame(const struct selftest *test, PyFrameObject *frame,
-              const struct lg_pystack_frame *raw, bool with_names)
+compare_frame(const struct selftest *test, PyFrameObject *frame, const struct lg_pystack_frame *raw,
+              bool with_names)
 {
     const char *why = NULL;
     struct lg_pystack_symbol symbol;
@@ -227,10 +227,10 @@ compare_frame(const struct selftest *test, PyFrameObject *frame,
     else if (with_names && symbol.line != (line > 0 ? line : 0)) {
         why = "self-test: lines differ from Python's";
     }
-    else if (with_names && (!has_text((PyObject *)code, "co_filename", symbol.file) ||
-                            !has_text((PyObject *)code,
-                                      PY_VERSION_HEX >= 0x030b0000 ? "co_qualname" : "co_name",
-                                      symbol.name))) {
+    else if (with_names &&
+             (!has_text((PyObject *)code, "co_filename", symbol.file) ||
+              !has_text((PyObject *)code, PY_VERSION_HEX >= 0x030b0000 ? "co_qualname" : "co_name",
+                        symbol.name))) {
         why = "self-test: names differ from Python's";
     }
     Py_DECREF(code);
@@ -244,8 +244,7 @@ has_text(PyObject *code, const char *attribute, const char *text)
     const char *utf8 = value != NULL ? PyUnicode_AsUTF8(value) : NULL;
     /* A file name that is no UTF-8, or longer than we keep, proves nothing. */
     size_t n = strlen(text);
-    bool same = utf8 == NULL ||
-                (strncmp(utf8, text, n) == 0 && (utf8[n] == '\0' || n > CUT_FROM));
+    bool same = utf8 == NULL || (strncmp(utf8, text, n) == 0 && (utf8[n] == '\0' || n > CUT_FROM));
     PyErr_Clear();
     Py_XDECREF(value);
     return same;
@@ -265,8 +264,7 @@ thresholds_match(const struct lg_pystack *ps, struct lg_pystack_walker *walker)
     int want[3];
     PyObject *gc = PyImport_ImportModule("gc");
     PyObject *tuple = gc != NULL ? PyObject_CallMethod(gc, "get_threshold", NULL) : NULL;
-    bool match = tuple != NULL &&
-                 PyArg_ParseTuple(tuple, "iii", &want[0], &want[1], &want[2]) != 0;
+    bool match = tuple != NULL && PyArg_ParseTuple(tuple, "iii", &want[0], &want[1], &want[2]) != 0;
     for (int i = 0; match && i < 3; i++) {
         int32_t found;
         match = read_int(walker, ps->gc_thresholds[i], &found) && found == want[i];

@@ -90,16 +90,14 @@ static int walk_thread(struct lg_pystack_walker *w, const struct lg_pystack_thre
                        struct lg_pywalk *walk);
 static void forget_unused(struct lg_pystack_walker *w);
 static void copy_again(struct lg_pystack_walker *w);
-static bool leaf_is_same(struct lg_pystack_walker *w, const uint64_t *at,
-                         const uint64_t *value);
+static bool leaf_is_same(struct lg_pystack_walker *w, const uint64_t *at, const uint64_t *value);
 static const char *copy_of(struct lg_pystack_walker *w, uint64_t addr, uint32_t size_bytes,
                            bool with_page);
 static const char *known_copy(struct lg_pystack_walker *w, uint64_t addr, uint32_t size_bytes);
 static bool parse_frame(const struct lg_pylayout *l, uint64_t addr, const char *bytes,
                         struct raw_frame *out);
 static bool walks_agree(const struct lg_pywalk *a, const struct lg_pywalk *b);
-static bool narrow_common(struct lg_pywalk *common, uint32_t walks,
-                          const struct lg_pywalk *walk);
+static bool narrow_common(struct lg_pywalk *common, uint32_t walks, const struct lg_pywalk *walk);
 static uint64_t root_of(const struct lg_pywalk *walk);
 static bool root_is_proven(struct lg_pystack_walker *w, const struct lg_pystack_thread *thread,
                            const struct lg_pywalk *walk);
@@ -108,8 +106,8 @@ static int check_codes(struct lg_pystack_walker *w, const struct lg_pywalk *walk
                        struct lg_pystack_sample *out);
 static int read_codes(struct lg_pystack_walker *w, const struct lg_pyentry *entries,
                       uint32_t count);
-static int keep_frame(const struct lg_pystack *ps, const struct lg_pyentry *entry,
-                      const char *code, uint64_t name_hash, struct lg_pystack_sample *out);
+static int keep_frame(const struct lg_pystack *ps, const struct lg_pyentry *entry, const char *code,
+                      uint64_t name_hash, struct lg_pystack_sample *out);
 static uint64_t first_frame(const struct lg_pylayout *l, uint64_t tstate);
 
 /* --- The interpreter ------------------------------------------------------ */
@@ -252,8 +250,7 @@ lg_pystack_thread_at(struct lg_pystack_walker *walker, uint64_t tstate,
     char bytes[LG_TSTATE_BYTES];
     lg_memread_begin(&walker->mem);
     int err = lg_memread_copy(&walker->mem, tstate, bytes, ps->layout.ts_bytes);
-    if (err == -EFAULT ||
-        (err == 0 && lg_load_u64(bytes + ps->layout.ts_interp) != ps->interp)) {
+    if (err == -EFAULT || (err == 0 && lg_load_u64(bytes + ps->layout.ts_interp) != ps->interp)) {
         err = -ESRCH;
     }
     if (err == 0) {
@@ -420,8 +417,8 @@ lg_pystack_collecting(struct lg_pystack_walker *walker)
     /* Not a plain read: before 3.11 the interpreter state is heap memory,
      * which goes away when the interpreter is finalized. */
     int32_t collecting = 0;
-    int err = lg_memread_copy(&walker->mem, walker->ps->gc_collecting, &collecting,
-                              sizeof(collecting));
+    int err =
+        lg_memread_copy(&walker->mem, walker->ps->gc_collecting, &collecting, sizeof(collecting));
     return err == 0 && collecting != 0;
 }
 
@@ -670,8 +667,8 @@ copy_of(struct lg_pystack_walker *w, uint64_t addr, uint32_t size_bytes, bool wi
         .at = w->copied_bytes,
         .used = true,
     };
-    bool has_room = w->copy_count < LG_COPIES &&
-                    copy.size_bytes <= LG_COPIES_BYTES - w->copied_bytes;
+    bool has_room =
+        w->copy_count < LG_COPIES && copy.size_bytes <= LG_COPIES_BYTES - w->copied_bytes;
     char *to = has_room ? w->copied + copy.at : w->spare;
     w->missed = true;
     w->copy_err = lg_memread_copy(&w->mem, copy.start, to, copy.size_bytes);
@@ -691,8 +688,7 @@ known_copy(struct lg_pystack_walker *w, uint64_t addr, uint32_t size_bytes)
 {
     /* The stack is met in the order of the last walk: start where that ended. */
     for (uint32_t i = 0; i < w->copy_count; i++) {
-        uint32_t k = w->cursor + i < w->copy_count ? w->cursor + i
-                                                   : w->cursor + i - w->copy_count;
+        uint32_t k = w->cursor + i < w->copy_count ? w->cursor + i : w->cursor + i - w->copy_count;
         struct lg_pycopy *copy = &w->copies[k];
         uint64_t before = addr - copy->start;
         if (before < copy->size_bytes && copy->size_bytes - before >= size_bytes) {
@@ -706,8 +702,7 @@ known_copy(struct lg_pystack_walker *w, uint64_t addr, uint32_t size_bytes)
 
 /* False when these bytes cannot be a running frame. */
 static bool
-parse_frame(const struct lg_pylayout *l, uint64_t addr, const char *bytes,
-            struct raw_frame *out)
+parse_frame(const struct lg_pylayout *l, uint64_t addr, const char *bytes, struct raw_frame *out)
 {
     uint64_t code = lg_load_u64(bytes + l->fr_code) & ~l->code_tag_mask;
     int64_t offset;
@@ -771,8 +766,7 @@ narrow_common(struct lg_pywalk *common, uint32_t walks, const struct lg_pywalk *
     if (common->tstate_id != walk->tstate_id) {
         n = 0;
     }
-    memmove(common->entries, common->entries + (common->depth - n),
-            n * sizeof(common->entries[0]));
+    memmove(common->entries, common->entries + (common->depth - n), n * sizeof(common->entries[0]));
     common->depth = n;
     return true;
 }
@@ -857,9 +851,9 @@ read_codes(struct lg_pystack_walker *w, const struct lg_pyentry *entries, uint32
         return err;
     }
     for (uint32_t i = 0; i < count; i++) {
-        spans[i] = (struct lg_memspan){
-            lg_load_u64(w->codes[i] + l->co_name) + offsetof(PyASCIIObject, hash),
-            &w->name_hashes[i], sizeof(w->name_hashes[i])};
+        spans[i] = (struct lg_memspan){lg_load_u64(w->codes[i] + l->co_name) +
+                                           offsetof(PyASCIIObject, hash),
+                                       &w->name_hashes[i], sizeof(w->name_hashes[i])};
     }
     return lg_memread_gather(&w->mem, spans, count);
 }

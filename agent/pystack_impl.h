@@ -186,7 +186,6 @@ uint32_t lg_pycode_stamp(const struct lg_pylayout *l, const char *code, uint64_t
 
 /* pyselftest.c: under the GIL. Returns NULL, or why `ps` must not be used. */
 const char *lg_pystack_selftest(const struct lg_pystack *ps, struct lg_pystack_walker *walker);
-const char *lg_pystack_selftest_gil(const struct lg_pystack *ps,
-                                    struct lg_pystack_walker *walker);
+const char *lg_pystack_selftest_gil(const struct lg_pystack *ps, struct lg_pystack_walker *walker);
 
 #endif

@@ -167,9 +167,8 @@ read_texts(struct lg_pystack_walker *w, const struct lg_pystack_frame *frame,
            const struct lg_pyguess *guess, struct texts *out)
 {
     const struct lg_pystack *ps = w->ps;
-    uint32_t lines_bytes = guess->lines_bytes < sizeof(out->lines)
-                               ? guess->lines_bytes
-                               : (uint32_t)sizeof(out->lines);
+    uint32_t lines_bytes =
+        guess->lines_bytes < sizeof(out->lines) ? guess->lines_bytes : (uint32_t)sizeof(out->lines);
     struct lg_memspan spans[5];
     size_t n = 0;
     spans[n++] = (struct lg_memspan){guess->file, out->file, guess->file_bytes};
@@ -239,8 +238,8 @@ find_line(struct lg_pystack_walker *w, const struct lg_pystack_frame *frame,
 }
 
 static bool
-is_same_code(struct lg_pystack_walker *w, const struct lg_pystack_frame *frame,
-             const char *code, const char *name)
+is_same_code(struct lg_pystack_walker *w, const struct lg_pystack_frame *frame, const char *code,
+             const char *name)
 {
     uint64_t name_hash = lg_load_u64(name + offsetof(PyASCIIObject, hash));
     return lg_pycode_is_alive(w->ps, code) &&

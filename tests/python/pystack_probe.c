@@ -267,8 +267,7 @@ take_one(struct state *st, struct lg_pystack_walker *w, const struct lg_pystack_
     else {
         uint64_t holder = 0;
         uint64_t deadline_ns = now_ns() + 10000000;
-        while ((!lg_pystack_gil_held(st->ps, &holder) || holder == 0) &&
-               now_ns() < deadline_ns) {
+        while ((!lg_pystack_gil_held(st->ps, &holder) || holder == 0) && now_ns() < deadline_ns) {
             sched_yield();
         }
         err = holder != 0 ? lg_pystack_thread_at(w, holder, &thread) : -ENOENT;
@@ -457,13 +456,13 @@ probe_refuse(PyObject *module, PyObject *args)
     (void)module;
     struct sock_filter filter[64];
     unsigned short n = 0;
-    filter[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
-                                               offsetof(struct seccomp_data, nr));
+    filter[n++] =
+        (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(args) && n < 60; i++) {
         unsigned int nr = (unsigned int)PyLong_AsUnsignedLong(PyTuple_GET_ITEM(args, i));
         filter[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, nr, 0, 1);
-        filter[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K,
-                                                   SECCOMP_RET_ERRNO | (EPERM & 0xffff));
+        filter[n++] =
+            (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (EPERM & 0xffff));
     }
     filter[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
     struct sock_fprog program = {n, filter};
