@@ -21,6 +21,8 @@
 #include "step.h"
 #include "task.h"
 #include "tasks_seen.h"
+#include "text.h"
+#include "threshold.h"
 #include "watchdog.h"
 #include "workers.h"
 
@@ -124,14 +126,14 @@ open_segment(struct lg_agent *agent)
     options.mode = s->config.segment_mode;
     options.endpoints = s->config.max_endpoints;
     options.config = s->config;
-    strncpy(options.proc.app, s->app, sizeof(options.proc.app) - 1);
-    strncpy(options.proc.server, s->server, sizeof(options.proc.server) - 1);
-    strncpy(options.proc.agent_version, s->version, sizeof(options.proc.agent_version) - 1);
+    lg_text_set(options.proc.app, sizeof(options.proc.app), s->app);
+    lg_text_set(options.proc.server, sizeof(options.proc.server), s->server);
+    lg_text_set(options.proc.agent_version, sizeof(options.proc.agent_version), s->version);
     options.proc.python_version_hex = PY_VERSION_HEX;
     PyObject *prefix = PySys_GetObject("prefix");       /* borrowed */
     const char *text = prefix != NULL && PyUnicode_Check(prefix) ? PyUnicode_AsUTF8(prefix) : NULL;
     if (text != NULL) {
-        strncpy(options.proc.prefix, text, sizeof(options.proc.prefix) - 1);
+        lg_text_set(options.proc.prefix, sizeof(options.proc.prefix), text);
     }
     PyErr_Clear();
     (void)lg_segment_prune(dir, false);
@@ -215,8 +217,7 @@ lg_agent_feature(struct lg_agent *agent, enum lg_feature_index index, bool on, c
     }
     note->known = true;
     note->on = on;
-    memset(note->reason, 0, sizeof(note->reason));
-    strncpy(note->reason, reason, sizeof(note->reason) - 1);
+    lg_text_set(note->reason, sizeof(note->reason), reason);
     lg_record_feature(&agent->rec, (uint32_t)index, feature_names[index], on, reason);
 }
 
@@ -284,13 +285,13 @@ lg_agent_off(struct lg_agent *agent, const char *reason)
         close_all(agent, false);
     }
     agent->state = LG_AGENT_OFF;
-    strncpy(agent->off_reason, reason, sizeof(agent->off_reason) - 1);
+    lg_text_set(agent->off_reason, sizeof(agent->off_reason), reason);
     if (agent->off_fd < 0) {
         struct lg_proc_info proc;
         memset(&proc, 0, sizeof(proc));
-        strncpy(proc.app, agent->settings.app, sizeof(proc.app) - 1);
-        strncpy(proc.server, agent->settings.server, sizeof(proc.server) - 1);
-        strncpy(proc.agent_version, agent->settings.version, sizeof(proc.agent_version) - 1);
+        lg_text_set(proc.app, sizeof(proc.app), agent->settings.app);
+        lg_text_set(proc.server, sizeof(proc.server), agent->settings.server);
+        lg_text_set(proc.agent_version, sizeof(proc.agent_version), agent->settings.version);
         proc.python_version_hex = PY_VERSION_HEX;
         agent->off_fd = lg_segment_off_note(&proc, reason);
     }
@@ -342,6 +343,7 @@ close_all(struct lg_agent *agent, bool keep)
     lg_record_close(&agent->rec, keep);
     for (int i = 0; i < LG_LOOPS; i++) {
         free(agent->loops[i].notes.slot);
+        lg_threshold_close(agent->loops[i].threshold);
         memset(&agent->loops[i], 0, sizeof(agent->loops[i]));
     }
     agent->loops_used = 0;
@@ -370,6 +372,7 @@ lg_agent_forked(struct lg_agent *agent)
         struct lg_loop *loop = &agent->loops[i];
         lg_meter_close(&loop->meter);
         free(loop->notes.slot);
+        lg_threshold_close(loop->threshold);
         /* The weak references and the rest belong to the interpreter, which
          * is not ours to call here: they are let go of by being forgotten. */
         memset(loop, 0, sizeof(*loop));

@@ -324,6 +324,10 @@ note_event(struct lg_owner *owner, PyObject *event)
     else if (text_is(type, names->response_pathsend)) {
         lg_charge_response_sent(owner);
     }
+    else if (text_is(type, names->shutdown_complete)) {
+        /* Servers may end by a signal from here: that is no crash. */
+        lg_store32_release(&owner->agent->rec.seg.header->state, LG_STATE_EXITING);
+    }
     PyErr_Clear();
 }
 

@@ -12,6 +12,9 @@
 #include "../common/lg_clock.h"
 #include "cumulative.h"
 #include "task.h"
+#include "threshold.h"
+
+#define LG_AFTERWARDS_NS (5 * LG_NS_PER_MS)
 
 struct blame {
     uint32_t endpoint;
@@ -63,10 +66,13 @@ lg_charge_step(struct lg_loop *loop, struct lg_owner *owner, const struct lg_ste
     lg_add_single(&loop->entry->steps, 1);
     int32_t endpoint = owner->endpoint;
     if (owner->response_sent && owner->kind == LG_KIND_REQUEST && endpoint >= 0) {
-        uint64_t from = owner->response_ns > s->start_ns ? owner->response_ns : s->start_ns;
-        if (s->end_ns - from >= LG_LONG_NS) {
+        bool within = owner->response_ns > s->start_ns;
+        uint64_t from = within ? owner->response_ns : s->start_ns;
+        /* What a server does at the end of a response is no background task,
+         * also when the thread was kept from running meanwhile. */
+        if (s->end_ns - from >= (within ? LG_AFTERWARDS_NS : LG_LONG_NS)) {
             struct lg_step_end after = *s;
-            if (from > s->start_ns) {
+            if (within) {
                 struct lg_step_end before = *s;
                 before.end_ns = from;
                 before.wall_ns = from - s->start_ns;
@@ -103,6 +109,9 @@ charge_short(struct lg_loop *loop, struct lg_owner *owner, int32_t endpoint,
     charge_counters(loop, owner, endpoint, s,
                     in_calls < s->wall_ns ? s->wall_ns - in_calls : 0);
     lg_loop_busy(loop, s->wall_ns);
+    if (loop->threshold != NULL) {
+        lg_threshold_add(loop->threshold, s->wall_ns);
+    }
 }
 
 static void
@@ -132,6 +141,9 @@ charge_long(struct lg_loop *loop, struct lg_owner *owner, int32_t endpoint,
     add_parts(loop, s->end_ns, parts);
     uint64_t threshold = lg_agent_threshold(agent, loop, endpoint);
     if (s->wall_ns <= threshold) {
+        if (loop->threshold != NULL) {
+            lg_threshold_add(loop->threshold, s->wall_ns);
+        }
         if (s->wall_ns >= agent->settings.config.cumulative_min_step_ns && endpoint >= 0) {
             cumulative_step(loop, owner, (uint32_t)endpoint, s->end_ns, s->wall_ns, parts);
         }
@@ -242,11 +254,16 @@ add_parts(struct lg_loop *loop, uint64_t end_ns, const uint64_t *parts_ns)
     lg_record_loop_second(&loop->agent->rec, loop->index, end_ns, &add, loop->open_requests);
 }
 
-/* The longest blocking call of the stretch, with the stack taken at its end. */
+/* The longest blocking call of the stretch, with the stack taken at its end.
+ * After the note's duration is set. */
 static void
 note_call(struct lg_loop *loop, struct lg_note *note, uint64_t start_ns)
 {
     note->call_ns = lg_calls_longest(&loop->calls, start_ns, note->call, sizeof(note->call));
+    if (note->call_ns < note->duration_ns / 8) {
+        note->call[0] = '\0';           /* there always is some call; it is not the story */
+        note->call_ns = 0;
+    }
     if (note->call_ns != 0 && loop->slow_call_ns >= start_ns) {
         note->stack = loop->slow_call_stack;
     }

@@ -14,6 +14,7 @@
 #include "names.h"
 #include "pycompat.h"
 #include "task.h"
+#include "threshold.h"
 
 static struct lg_loop *register_loop(struct lg_agent *agent, PyObject *py_loop);
 static struct lg_loop *free_slot(struct lg_agent *agent);
@@ -72,6 +73,9 @@ register_loop(struct lg_agent *agent, PyObject *py_loop)
     if (loop->notes.slot == NULL) {
         loop->notes.slot = calloc(LG_NOTES, sizeof(*loop->notes.slot));
     }
+    if (loop->threshold == NULL) {
+        loop->threshold = lg_threshold_open(&agent->settings);
+    }
     lg_calls_init(&loop->calls);
     loop->agent = agent;
     loop->index = index;
@@ -88,6 +92,9 @@ register_loop(struct lg_agent *agent, PyObject *py_loop)
     }
     if (lg_pystack_thread_here(agent->pystack, &loop->thread) != 0) {
         memset(&loop->thread, 0, sizeof(loop->thread));
+    }
+    else if (lg_pystack_capture_own(agent->pystack, &loop->thread, &loop->base) != 0) {
+        loop->base.depth = 0;
     }
     char name[64] = "";
     if (pthread_getname_np(pthread_self(), name, sizeof(name)) == 0) {

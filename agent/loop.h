@@ -28,8 +28,8 @@
 #include "pystack.h"
 
 struct lg_agent;
-struct lg_watch;
 struct lg_cumulative;
+struct lg_threshold;
 
 /* Requests that wait behind the last stall, until its next iteration is over. */
 struct lg_waiters {
@@ -54,6 +54,7 @@ struct lg_loop {
     clockid_t cpu_clock;
     bool has_cpu_clock;
     struct lg_pystack_thread thread;
+    struct lg_pystack_sample base;      /* stack when it was registered: the loop's own frames */
     PyObject *loop;                     /* weak reference, or NULL (trio) */
     PyObject *ready;                    /* asyncio's deque of ready handles, or NULL */
     uint32_t thread_name;               /* string id */
@@ -87,7 +88,7 @@ struct lg_loop {
     /* Totals; loop thread, GIL. */
     uint32_t open_requests;
     uint64_t gc_ns;                     /* collections on this thread, CPU time where read */
-    uint64_t threshold_ns;              /* in force */
+    uint64_t threshold_ns;              /* in force; the watchdog may move it */
     struct lg_waiters waiters;
     struct lg_waiters waited_due;       /* told to the watchdog, not yet counted */
     struct lg_cumulative *cumulative;
@@ -98,6 +99,7 @@ struct lg_loop {
 
     /* Outlives a loop: the watchdog may be reading when the slot is used again. */
     struct lg_notes notes;              /* to the watchdog */
+    struct lg_threshold *threshold;     /* NULL = fixed */
 };
 
 /* The loop of this thread, or NULL. One thread-local load. */

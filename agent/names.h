@@ -20,8 +20,7 @@
     X(response_start, "http.response.start")                                              \
     X(response_body, "http.response.body")                                                \
     X(response_pathsend, "http.response.pathsend")                                        \
-    X(websocket_accept, "websocket.accept")                                               \
-    X(websocket_close, "websocket.close")                                                 \
+    X(shutdown_complete, "lifespan.shutdown.complete")                                    \
     X(route, "route")                                                                     \
     X(endpoint, "endpoint")                                                               \
     X(router, "router")                                                                   \

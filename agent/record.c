@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "../common/lg_clock.h"
+#include "text.h"
 
 #define STRING_SLOTS 16384u             /* powers of two, > entries that can be */
 #define FRAME_SLOTS 16384u
@@ -320,9 +321,8 @@ lg_record_feature(struct lg_recorder *rec, uint32_t index, const char *name, boo
         return;
     }
     struct lg_feature *f = &rec->seg.features[index];
-    strncpy(f->name, name, sizeof(f->name) - 1);
-    memset(f->reason, 0, sizeof(f->reason));
-    strncpy(f->reason, reason, sizeof(f->reason) - 1);
+    lg_text_set(f->name, sizeof(f->name), name);
+    lg_text_set(f->reason, sizeof(f->reason), reason);
     /* Pairs with the acquire fence after the reader's copy. */
     lg_store32_release(&f->state, on ? LG_FEATURE_ON : LG_FEATURE_OFF);
 }

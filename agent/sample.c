@@ -33,8 +33,9 @@ static void sample_stack(struct lg_sampler *sampler, struct lg_loop *loop,
                          struct lg_watch *watch, struct lg_stall_state *state, uint64_t now_ns);
 static void sample_holder(struct lg_sampler *sampler, struct lg_loop *loop,
                           struct lg_stall_state *state, uint64_t now_ns);
-static void callback_name(const struct lg_plain_frame *plain, uint32_t depth, char *name,
-                          size_t size);
+static void callback_name(const struct lg_plain_frame *plain, uint32_t depth, uint32_t common,
+                          char *name, size_t size);
+static uint32_t common_outer(const struct lg_pystack_sample *a, const struct lg_pystack_sample *b);
 static bool is_machinery(const char *file);
 static bool read_syscall(int fd, long *number, long *arg);
 static void describe_fd(int fd, char *detail, size_t size);
@@ -215,8 +216,8 @@ sample_stack(struct lg_sampler *sampler, struct lg_loop *loop, struct lg_watch *
     }
     lg_add_single(&self->stacks, 1);
     char name[128];
-    uint32_t stack = lg_sample_intern(sampler, &sampler->frames, state->endpoint, now_ns, name,
-                                      sizeof(name));
+    uint32_t stack = lg_sample_intern(sampler, &sampler->frames, state->endpoint, now_ns, loop,
+                                      name, sizeof(name));
     if (stack == 0) {
         return;
     }
@@ -265,11 +266,10 @@ sample_holder(struct lg_sampler *sampler, struct lg_loop *loop, struct lg_stall_
         lg_store_relaxed(&loop->holder, (uint64_t)endpoint + 1);
     }
     if (lg_pystack_capture(sampler->walker, &thread, &sampler->frames) == 0) {
-        char name[128];
         uint32_t stack = lg_sample_intern(sampler, &sampler->frames,
                                           endpoint != LG_ENDPOINT_OTHER ? endpoint
                                                                         : state->endpoint,
-                                          now_ns, name, sizeof(name));
+                                          now_ns, NULL, NULL, 0);
         if (stack != 0) {
             state->holder_stack = stack;
         }
@@ -278,13 +278,16 @@ sample_holder(struct lg_sampler *sampler, struct lg_loop *loop, struct lg_stall_
 
 uint32_t
 lg_sample_intern(struct lg_sampler *sampler, const struct lg_pystack_sample *frames,
-                 uint32_t endpoint, uint64_t now_ns, char *name, size_t size)
+                 uint32_t endpoint, uint64_t now_ns, const struct lg_loop *loop, char *name,
+                 size_t size)
 {
+    uint32_t common = loop != NULL ? common_outer(frames, &loop->base) : 0;
     uint32_t depth = 0;
-    name[0] = '\0';
+    uint32_t gone = 0;
     for (uint32_t i = 0; i < frames->depth && sampler->walker != NULL; i++) {
         struct lg_pystack_symbol *symbol = &sampler->symbols[depth];
         if (lg_pystack_symbol(sampler->walker, &frames->frames[i], symbol) != 0) {
+            gone += frames->depth - i <= common;
             continue;                   /* that code object is gone */
         }
         sampler->plain[depth] = (struct lg_plain_frame){
@@ -294,21 +297,47 @@ lg_sample_intern(struct lg_sampler *sampler, const struct lg_pystack_sample *fra
         };
         depth++;
     }
+    if (name != NULL) {
+        name[0] = '\0';
+        callback_name(sampler->plain, depth, common - gone, name, size);
+    }
     if (depth == 0) {
         return 0;
     }
-    callback_name(sampler->plain, depth, name, size);
     return lg_record_stack(&sampler->agent->rec, sampler->plain, depth, endpoint,
                            frames->flags & LG_PYSTACK_MOVING ? LG_STALL_MOVING : 0, now_ns);
 }
 
-/* The function that the loop called: the first frame inside of the loop's own
- * machinery, seen from the outermost. "" when there is none. */
-static void
-callback_name(const struct lg_plain_frame *plain, uint32_t depth, char *name, size_t size)
+bool
+lg_sample_brief(struct lg_sampler *sampler, struct lg_loop *loop, struct lg_pystack_sample *out)
 {
-    bool inside = false;
-    for (uint32_t i = depth; i-- > 0;) {
+    return sampler->walker != NULL && loop->thread.tstate != 0 &&
+           lg_pystack_capture(sampler->walker, &loop->thread, out) == 0;
+}
+
+/* Frames that both have, from the outermost on: what runs the loop. */
+static uint32_t
+common_outer(const struct lg_pystack_sample *a, const struct lg_pystack_sample *b)
+{
+    uint32_t n = 0;
+    if ((a->flags | b->flags) & LG_PYSTACK_CUT) {
+        return 0;
+    }
+    while (n < a->depth && n < b->depth &&
+           a->frames[a->depth - 1 - n].code == b->frames[b->depth - 1 - n].code) {
+        n++;
+    }
+    return n;
+}
+
+/* The function that the loop called: the first frame inside of those that it
+ * had when it was registered and of its own machinery. "" when there is none. */
+static void
+callback_name(const struct lg_plain_frame *plain, uint32_t depth, uint32_t common, char *name,
+              size_t size)
+{
+    bool inside = common > 0;
+    for (uint32_t i = depth - common; i-- > 0;) {
         bool machinery = is_machinery(plain[i].file);
         if (inside && !machinery) {
             snprintf(name, size, "%s", plain[i].function);

@@ -25,6 +25,13 @@ struct lg_watch {
     int schedstat_fd;                   /* of tid below, -1 = none */
     int syscall_fd;
     int32_t tid;
+    /* The last step that was long enough to count towards a cumulative window,
+     * seen in passing: what a thousand cuts look like. */
+    struct {
+        uint32_t endpoint;
+        uint32_t request_id;
+        struct lg_pystack_sample frames;
+    } brief;
     /* Stacks seen, with how often; the most frequent one is the stall's. */
     struct {
         uint32_t stack;
@@ -44,10 +51,17 @@ void lg_sampler_free(struct lg_sampler *sampler);
 void lg_sample(struct lg_sampler *sampler, struct lg_loop *loop, struct lg_watch *watch,
                struct lg_stall_state *state, uint64_t now_ns);
 
-/* Interns frames that were captured elsewhere; returns the stack id, and the
- * name of the innermost function that a loop called ("" = none) in `name`. */
+/* Interns frames that were captured elsewhere; returns the stack id. `loop`:
+ * whose thread it was, or NULL; then `name` (not NULL) becomes the function
+ * that the loop called, "" when it cannot be told. */
 uint32_t lg_sample_intern(struct lg_sampler *sampler, const struct lg_pystack_sample *frames,
-                          uint32_t endpoint, uint64_t now_ns, char *name, size_t size);
+                          uint32_t endpoint, uint64_t now_ns, const struct lg_loop *loop,
+                          char *name, size_t size);
+
+/* Takes the stack of a loop's step that is no stall yet; raw, not interned.
+ * False when it could not be had. */
+bool lg_sample_brief(struct lg_sampler *sampler, struct lg_loop *loop,
+                     struct lg_pystack_sample *out);
 
 /* Brings the idle baselines of a loop's thread up to date, once a tick. */
 void lg_sample_baseline(struct lg_loop *loop, struct lg_watch *watch);

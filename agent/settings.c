@@ -7,6 +7,7 @@
 
 #include "agent.h"
 #include "pycompat.h"
+#include "text.h"
 
 static PyObject *item(PyObject *dict, const char *name);
 static int read_u64(PyObject *dict, const char *name, uint64_t *out);
@@ -127,7 +128,6 @@ read_text(PyObject *dict, const char *name, char *out, size_t size)
     if (text == NULL) {
         return -1;
     }
-    strncpy(out, text, size - 1);
-    out[size - 1] = '\0';
+    lg_text_set(out, size, text);
     return 0;
 }

@@ -251,13 +251,14 @@ owner_of_code(struct lg_agent *agent, PyObject *coro, PyObject *code)
     return owner;
 }
 
-/* The tasks in which a server runs its connections: their time around the
- * application is the loop's, and two clock reads a request are saved. */
+/* The tasks in which a server runs its connections, and asyncio's own: their
+ * time around the application is the loop's, and two clock reads a request are
+ * saved. */
 static bool
 is_server_code(PyObject *code)
 {
     static const char *const packages[] = {
-        "/uvicorn/", "/hypercorn/", "/granian/", "/gunicorn/", "/uvicorn_worker/", "/daphne/",
+        "/asyncio/", "/uvicorn/", "/hypercorn/", "/granian/", "/gunicorn/", "/uvicorn_worker/", "/daphne/",
     };
     PyObject *file = ((PyCodeObject *)code)->co_filename;
     const char *text = file == NULL ? NULL : PyUnicode_AsUTF8(file);

@@ -18,9 +18,11 @@
 #include "sample.h"
 #include "stall.h"
 #include "tasks_seen.h"
+#include "threshold.h"
 
 #define SLOW_TICK_NS (50 * LG_NS_PER_MS)
 #define QUIET_AFTER_NS LG_NS_PER_S
+#define LINE_A_WORDS 8
 #define CLOCK_JUMP_NS (50 * LG_NS_PER_MS)
 
 struct lg_watchdog {
@@ -45,6 +47,7 @@ struct lg_watchdog {
 static void *run(void *arg);
 static bool pause_until(struct lg_watchdog *w, uint64_t when_ns);
 static void tick(struct lg_watchdog *w, uint64_t now_ns);
+static void move_threshold(struct lg_agent *agent, struct lg_loop *loop, uint64_t now_ns);
 static void look(struct lg_watchdog *w, struct lg_loop *loop, uint64_t now_ns);
 static void watch_over(struct lg_watchdog *w, struct lg_loop *loop, const struct lg_stall_key *key,
                        uint64_t start_ns, uint64_t now_ns, uint64_t threshold_ns,
@@ -222,10 +225,14 @@ look(struct lg_watchdog *w, struct lg_loop *loop, uint64_t now_ns)
     struct lg_agent *agent = w->agent;
     struct lg_loop_entry *e = loop->entry;
     struct lg_watch *watch = &w->watch[loop->index];
-    uint64_t line[8];
+    union {
+        uint64_t words[sizeof(struct lg_loop_entry) / 8];
+        struct lg_loop_entry entry;
+    } line;
     lg_watch_begin(watch, loop);
-    bool whole = lg_seq_read(&e->seq, line, 8, 4);
-    const struct lg_loop_entry *a = (const struct lg_loop_entry *)(const void *)line;
+    move_threshold(agent, loop, now_ns);
+    bool whole = lg_seq_read(&e->seq, line.words, LINE_A_WORDS, 4);
+    const struct lg_loop_entry *a = &line.entry;
     uint64_t awake = lg_load_relaxed(&e->awake_since_ns);
     struct lg_stall_key key = {.loop = loop->index};
     uint64_t start = now_ns;
@@ -249,6 +256,12 @@ look(struct lg_watchdog *w, struct lg_loop *loop, uint64_t now_ns)
     else {
         leave_watch(loop, watch);
         lg_sample_baseline(loop, watch);
+        if (threshold != 0 && !key.gap &&
+            now_ns - start >= agent->settings.config.cumulative_min_step_ns &&
+            lg_sample_brief(w->sampler, loop, &watch->brief.frames)) {
+            watch->brief.endpoint = LG_LO(a->endpoint_task);
+            watch->brief.request_id = LG_LO(a->request_tid);
+        }
     }
     if (awake != 0 || whole == false || LG_LOOP_STATE(a->state) == LG_LOOP_STEP) {
         w->last_active_ns = now_ns;
@@ -258,6 +271,24 @@ look(struct lg_watchdog *w, struct lg_loop *loop, uint64_t now_ns)
         lg_store_relaxed(&e->cpu_now_ns, lg_timespec_ns(&ts));
     }
     lg_store_release(&e->heartbeat_ns, now_ns);
+}
+
+/* A calibrated or adaptive threshold; untracked time goes by the same one
+ * unless the user gave it its own. */
+static void
+move_threshold(struct lg_agent *agent, struct lg_loop *loop, uint64_t now_ns)
+{
+    uint64_t ns = loop->threshold != NULL
+                      ? lg_threshold_decide(loop->threshold, &agent->settings, now_ns)
+                      : 0;
+    if (ns == 0) {
+        return;
+    }
+    lg_store_relaxed(&loop->threshold_ns, ns);
+    lg_store_relaxed(&loop->entry->threshold_ns, ns);
+    if (agent->settings.config.iteration_threshold_ns == agent->settings.config.threshold_ns) {
+        lg_store_relaxed(&loop->gap_threshold_ns, ns);
+    }
 }
 
 /* Opens the stall at first sight, takes a sample, publishes. */
@@ -435,6 +466,12 @@ close_stall(struct lg_watchdog *w, struct lg_loop *loop, const struct lg_note *n
     if (note->request_id != 0) {
         state->request_id = note->request_id;
     }
+    bool waited = note->cause == LG_CAUSE_IO || note->cause == LG_CAUSE_DISK ||
+                  note->cause == LG_CAUSE_LOCK || note->cause == LG_CAUSE_UNKNOWN;
+    if (!waited) {
+        state->call = 0;                /* seen in passing; it did not take the time */
+        state->call_ns = 0;
+    }
     if (note->call[0] != '\0') {
         state->call = lg_record_string(&agent->rec, note->call, strlen(note->call), LG_WAIT);
         state->call_ns = note->call_ns;
@@ -442,7 +479,7 @@ close_stall(struct lg_watchdog *w, struct lg_loop *loop, const struct lg_note *n
     char name[128] = "";
     if (note->stack.depth != 0 && note->call_ns >= note->duration_ns / 2) {
         /* Taken in the thread at the call that made it: better than a sample. */
-        uint32_t stack = lg_sample_intern(w->sampler, &note->stack, state->endpoint, now_ns,
+        uint32_t stack = lg_sample_intern(w->sampler, &note->stack, state->endpoint, now_ns, loop,
                                           name, sizeof(name));
         state->stack = stack != 0 ? stack : state->stack;
     }
@@ -519,6 +556,17 @@ take_cumulative(struct lg_watchdog *w, struct lg_loop *loop, const struct lg_not
     state->cause = note->cause;
     state->steps = note->steps;
     memcpy(state->parts_ns, note->parts_ns, sizeof(state->parts_ns));
+    const struct lg_watch *watch = &w->watch[loop->index];
+    if (watch->brief.frames.depth != 0 && watch->brief.endpoint == note->endpoint &&
+        (note->request_id == 0 || watch->brief.request_id == note->request_id)) {
+        uint32_t stack = lg_sample_intern(w->sampler, &watch->brief.frames, note->endpoint,
+                                          now_ns, loop, NULL, 0);
+        state->stack = stack != 0 ? stack : state->stack;
+        state->samples++;
+    }
+    if (note->finished && state->stack != 0) {
+        lg_record_stack_blame(&w->agent->rec, state->stack, note->duration_ns, now_ns);
+    }
     lg_stall_write(w->stalls, state);
 }
 
