@@ -24,13 +24,15 @@ static PyObject *handle_call(PyObject *op, PyObject *const *args, size_t nargsf,
                              PyObject *kwnames);
 static void name_from_route(struct lg_agent *agent, struct lg_owner *owner, PyObject *route,
                             PyObject *scope, bool is_mount);
-static PyObject *identity(struct lg_agent *agent, PyObject *route, PyObject *scope);
-static struct lg_route_slot *find_slot(struct lg_routes *routes, PyObject *key, uint32_t mount,
-                                       uint8_t method, bool is_mount);
+static PyObject *included_context(struct lg_agent *agent, PyObject *scope);
+static struct lg_route_slot *find_slot(struct lg_routes *routes, PyObject *route,
+                                       PyObject *context, const struct lg_owner *owner,
+                                       bool is_mount);
 static PyObject *ask_namer(struct lg_agent *agent, struct lg_owner *owner, PyObject *route,
                            PyObject *scope);
 static int prefix_number(struct lg_routes *routes, PyObject *prefix);
 static int endpoint_of(struct lg_agent *agent, struct lg_owner *owner, PyObject *text);
+static void name_as_mount(struct lg_agent *agent, struct lg_owner *owner);
 static void name_as(struct lg_agent *agent, struct lg_owner *owner, const char *text);
 
 /* ---- the stand-in ------------------------------------------------------ */
@@ -71,8 +73,8 @@ name_from_route(struct lg_agent *agent, struct lg_owner *owner, PyObject *route,
                 bool is_mount)
 {
     struct lg_routes *routes = &agent->routes;
-    PyObject *key = identity(agent, route, scope);      /* borrowed */
-    struct lg_route_slot *slot = find_slot(routes, key, owner->mount, owner->method, is_mount);
+    PyObject *context = included_context(agent, scope);     /* borrowed */
+    struct lg_route_slot *slot = find_slot(routes, route, context, owner, is_mount);
     if (slot == NULL) {
         return;                         /* no memory for the table */
     }
@@ -81,12 +83,18 @@ name_from_route(struct lg_agent *agent, struct lg_owner *owner, PyObject *route,
         if (text == NULL) {
             return;
         }
+        /* The namer is Python: another thread may have used the table. */
+        slot = find_slot(routes, route, context, owner, is_mount);
+        if (slot == NULL) {
+            Py_DECREF(text);
+            return;
+        }
         int value = is_mount ? prefix_number(routes, text) : endpoint_of(agent, owner, text);
         Py_DECREF(text);
         if (value < 0) {
             return;                     /* the names were in use: asked again next time */
         }
-        if (routes->used >= LG_ROUTE_SLOTS * 3 / 4) {
+        if (slot->route == NULL && routes->used >= LG_ROUTE_SLOTS * 3 / 4) {
             /* Routes made anew for each request: named right, not kept. */
             if (is_mount) {
                 owner->mount = (uint32_t)value;
@@ -96,12 +104,15 @@ name_from_route(struct lg_agent *agent, struct lg_owner *owner, PyObject *route,
             }
             return;
         }
-        routes->used++;
-        slot->route = Py_NewRef(key);
-        slot->mount = owner->mount;
-        slot->method = owner->method;
-        slot->is_mount = is_mount;
-        slot->value = (uint32_t)value;
+        if (slot->route == NULL) {
+            routes->used++;
+            slot->route = Py_NewRef(route);
+            slot->context = Py_XNewRef(context);
+            slot->mount = owner->mount;
+            slot->method = owner->method;
+            slot->is_mount = is_mount;
+            slot->value = (uint32_t)value;
+        }
     }
     if (is_mount) {
         owner->mount = slot->value;
@@ -112,25 +123,24 @@ name_from_route(struct lg_agent *agent, struct lg_owner *owner, PyObject *route,
 }
 
 /* FastAPI keeps the prefix of an included router in a context beside the
- * route, so one route object may stand for several templates. */
+ * route, so one route object may stand for several templates. Nor does the
+ * context alone name one: that of a mount stays in the scope of all the routes
+ * in it. Borrowed, or NULL. */
 static PyObject *
-identity(struct lg_agent *agent, PyObject *route, PyObject *scope)
+included_context(struct lg_agent *agent, PyObject *scope)
 {
-    PyObject *key = route;
+    PyObject *context = NULL;
     PyObject *fastapi = PyDict_GetItemWithError(scope, agent->names->fastapi);
     if (fastapi != NULL && PyDict_Check(fastapi)) {
-        PyObject *context =
-            PyDict_GetItemWithError(fastapi, agent->names->effective_route_context);
-        if (context != NULL && context != Py_None) {
-            key = context;
-        }
+        context = PyDict_GetItemWithError(fastapi, agent->names->effective_route_context);
     }
     PyErr_Clear();
-    return key;
+    return context == Py_None ? NULL : context;
 }
 
 static struct lg_route_slot *
-find_slot(struct lg_routes *routes, PyObject *key, uint32_t mount, uint8_t method, bool is_mount)
+find_slot(struct lg_routes *routes, PyObject *route, PyObject *context,
+          const struct lg_owner *owner, bool is_mount)
 {
     if (routes->slots == NULL) {
         routes->slots = calloc(LG_ROUTE_SLOTS, sizeof(*routes->slots));
@@ -138,15 +148,16 @@ find_slot(struct lg_routes *routes, PyObject *key, uint32_t mount, uint8_t metho
             return NULL;
         }
     }
-    uint32_t at = (uint32_t)(((uintptr_t)key >> 4) * 31 + mount * 7 + method) &
-                  (LG_ROUTE_SLOTS - 1);
-    struct lg_route_slot *slot = &routes->slots[at];
-    while (slot->route != NULL && (slot->route != key || slot->mount != mount ||
-                                   slot->method != method || slot->is_mount != is_mount)) {
-        at = (at + 1) & (LG_ROUTE_SLOTS - 1);
-        slot = &routes->slots[at];
+    uintptr_t addresses = ((uintptr_t)route >> 4) * 31 + ((uintptr_t)context >> 4);
+    uint32_t at = (uint32_t)(addresses * 31 + owner->mount * 7 + owner->method);
+    for (;; at++) {
+        struct lg_route_slot *slot = &routes->slots[at & (LG_ROUTE_SLOTS - 1)];
+        if (slot->route == NULL ||
+            (slot->route == route && slot->context == context && slot->mount == owner->mount &&
+             slot->method == owner->method && slot->is_mount == is_mount)) {
+            return slot;
+        }
     }
-    return slot;
 }
 
 /* New reference to a str, or NULL with nothing raised. */
@@ -218,7 +229,13 @@ lg_route_name_at_end(struct lg_agent *agent, struct lg_owner *owner, PyObject *s
     struct lg_pending pending;
     lg_pending_save(&pending);
     PyObject *route = PyDict_GetItemWithError(scope, agent->names->route);
-    if (route != NULL && route != Py_None) {
+    /* Starlette leaves the mount there when nothing in it matched. */
+    bool in_mount = owner->mount != 0 &&
+                    (route == NULL || route == Py_None || PyObject_HasAttrString(route, "routes"));
+    if (in_mount && owner->status != 404) {
+        name_as_mount(agent, owner);
+    }
+    else if (!in_mount && route != NULL && route != Py_None) {
         name_from_route(agent, owner, route, scope, false);
     }
     if (owner->endpoint < 0) {
@@ -229,6 +246,20 @@ lg_route_name_at_end(struct lg_agent *agent, struct lg_owner *owner, PyObject *s
     }
     PyErr_Clear();
     lg_pending_restore(&pending);
+}
+
+/* Static files, an application of another framework: known by its mount. */
+static void
+name_as_mount(struct lg_agent *agent, struct lg_owner *owner)
+{
+    PyObject *prefixes = agent->routes.prefixes;
+    PyObject *prefix =
+        prefixes != NULL ? PyList_GetItem(prefixes, (Py_ssize_t)owner->mount) : NULL;
+    int endpoint = prefix != NULL ? endpoint_of(agent, owner, prefix) : -1;
+    if (endpoint >= 0) {
+        lg_owner_name(owner, (uint32_t)endpoint, owner->start_ns);
+    }
+    PyErr_Clear();
 }
 
 static void
@@ -265,6 +296,7 @@ lg_route_clear(struct lg_agent *agent)
     struct lg_routes *routes = &agent->routes;
     for (uint32_t i = 0; routes->slots != NULL && i < LG_ROUTE_SLOTS; i++) {
         Py_CLEAR(routes->slots[i].route);
+        Py_CLEAR(routes->slots[i].context);
     }
     free(routes->slots);
     routes->slots = NULL;

@@ -2,10 +2,11 @@
  * route.h - the template of a route, known before its handler runs.
  *
  * Starlette's routes have a method `handle`; ours stands before it, names the
- * endpoint of the running request from (mounts passed, route object) and calls
- * on. The Python namer is asked once per pair, at first sight; after that a
- * request pays one look-up by address. The table holds a reference to each
- * route, so an address cannot be reused. Under the GIL.
+ * endpoint of the running request from (mounts passed, route object, context
+ * of an included router) and calls on. The Python namer is asked once for each
+ * of these, at first sight; after that a request pays one look-up by address.
+ * The table holds a reference to each route, so an address cannot be reused.
+ * Under the GIL.
  */
 #ifndef LG_AGENT_ROUTE_H
 #define LG_AGENT_ROUTE_H
@@ -22,6 +23,7 @@ struct lg_owner;
 
 struct lg_route_slot {
     PyObject *route;                    /* strong; NULL = free */
+    PyObject *context;                  /* strong; of FastAPI's included routers, or NULL */
     uint32_t mount;                     /* mounts passed before it */
     uint8_t method;
     bool is_mount;
@@ -43,7 +45,8 @@ PyObject *lg_route_handle(struct lg_agent *agent, PyObject *original, bool is_mo
 int lg_route_set_namer(struct lg_agent *agent, PyObject *namer);
 
 /* At the end of a request that no handle named: scope's own words, in the
- * order of the design (route, endpoint, "(unmatched)", "(unknown)"). Leaves no
+ * order of the design (route, the mount it ended in, "(unmatched)",
+ * "(unknown)"); a 404 in a mounted application met no route. Leaves no
  * exception set; the owner always has an endpoint after it, but when the table
  * of names was in use. */
 void lg_route_name_at_end(struct lg_agent *agent, struct lg_owner *owner, PyObject *scope);
