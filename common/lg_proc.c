@@ -177,6 +177,8 @@ proc_path(pid_t pid, const char *name, char *out, size_t size)
 static int
 read_text(const char *path, char *out, size_t size, size_t *length)
 {
+    out[0] = '\0';
+    *length = 0;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) {
         return errno == ENOENT ? -ESRCH : -errno;

@@ -41,7 +41,7 @@ struct morgue {
     size_t room;
 };
 
-static int collect(int dir_fd, DIR *dir, struct morgue *morgue);
+static int collect(int dir_fd, DIR *stream, struct morgue *morgue);
 static bool is_segment_name(const char *name);
 static const char *skip_digits(const char *text);
 static bool examine(int dir_fd, const char *name, struct corpse *out);
@@ -53,31 +53,31 @@ static int sweep(int dir_fd, struct morgue *morgue, bool all);
 static bool unlink_corpse(int dir_fd, const struct corpse *corpse);
 
 int
-lg_segment_prune(const char *path, bool all)
+lg_segment_prune(const char *dir, bool all)
 {
     struct morgue morgue = {0};
-    DIR *dir = opendir(path != NULL ? path : "/dev/shm");
-    if (dir == NULL) {
+    DIR *stream = opendir(dir != NULL ? dir : "/dev/shm");
+    if (stream == NULL) {
         return -errno;
     }
-    int result = collect(dirfd(dir), dir, &morgue);
+    int result = collect(dirfd(stream), stream, &morgue);
     if (result == 0) {
-        result = sweep(dirfd(dir), &morgue, all);
+        result = sweep(dirfd(stream), &morgue, all);
     }
     for (size_t i = 0; i < morgue.count; i++) {
         close(morgue.corpse[i].fd);
     }
     free(morgue.corpse);
-    closedir(dir);
+    closedir(stream);
     return result;
 }
 
 static int
-collect(int dir_fd, DIR *dir, struct morgue *morgue)
+collect(int dir_fd, DIR *stream, struct morgue *morgue)
 {
     struct dirent *entry;
     struct corpse corpse;
-    while ((entry = readdir(dir)) != NULL) {
+    while ((entry = readdir(stream)) != NULL) {
         if (!is_segment_name(entry->d_name) || !examine(dir_fd, entry->d_name, &corpse)) {
             continue;
         }

@@ -505,7 +505,9 @@ long_string_is_cut_between_characters(void **state)
     char in[601];
     char out[600];
     memset(in, 'x', sizeof(in));
-    memcpy(in + LG_MAX_STRING - 1, "\xE2\x82\xAC", 3);      /* a euro sign on the edge */
+    in[LG_MAX_STRING - 1] = '\xE2';            /* a euro sign on the edge */
+    in[LG_MAX_STRING] = '\x82';
+    in[LG_MAX_STRING + 1] = '\xAC';
     uint32_t id = lg_strings_append(&seg, in, sizeof(in));
     assert_true(lg_string_get(seg.strings, seg.tables->strings_used, id, out, sizeof(out)));
     assert_int_equal(strlen(out), LG_MAX_STRING - 1);
