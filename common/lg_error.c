@@ -15,8 +15,8 @@ lg_strerror(int code)
     switch (code) {
     case 0:
         return "no error";
-#define LG_X(name, number, words)                                                         \
-    case name:                                                                            \
+#define LG_X(name, number, words) \
+    case name: \
         return words;
         LG_ERRORS(LG_X)
 #undef LG_X

@@ -32,8 +32,8 @@ static uint64_t table_offset(uint32_t index);
 static int damaged(struct lg_fault *fault, uint64_t offset, const char *what, uint32_t section);
 
 int
-lg_geometry_check(const void *page, size_t page_size, uint64_t file_size,
-                  struct lg_geometry *out, struct lg_fault *fault)
+lg_geometry_check(const void *page, size_t page_size, uint64_t file_size, struct lg_geometry *out,
+                  struct lg_fault *fault)
 {
     struct lg_geometry geo;
     struct lg_section table[LG_MAX_SECTIONS];
@@ -110,8 +110,7 @@ check_identity(const struct lg_header *header, struct lg_fault *fault)
         return LG_EENDIAN;
     }
     if (header->endian_tag != LG_ENDIAN_TAG) {
-        return damaged(fault, offsetof(struct lg_header, endian_tag), "byte order tag",
-                       NO_SECTION);
+        return damaged(fault, offsetof(struct lg_header, endian_tag), "byte order tag", NO_SECTION);
     }
     if (header->abi_major != LG_ABI_MAJOR || header->incompatible_flags != 0) {
         return LG_EVERSION;
@@ -140,8 +139,7 @@ check_numbers(const struct lg_header *header, const uint8_t *page, struct lg_fau
     if (header->state == LG_STATE_INITIALISING || header->state > LG_STATE_OFF) {
         return damaged(fault, offsetof(struct lg_header, state), "state", NO_SECTION);
     }
-    if (header->crc32c !=
-        lg_crc32c(page + sizeof(*header), LG_HEADER_PAGE - sizeof(*header))) {
+    if (header->crc32c != lg_crc32c(page + sizeof(*header), LG_HEADER_PAGE - sizeof(*header))) {
         return damaged(fault, offsetof(struct lg_header, crc32c), "checksum of the header page",
                        NO_SECTION);
     }
@@ -216,12 +214,10 @@ take_process(const uint8_t *page, struct lg_geometry *geo, struct lg_fault *faul
     const struct lg_extent *proc = &geo->section[LG_SEC_PROC];
     const struct lg_extent *config = &geo->section[LG_SEC_CONFIG];
     if (proc->count == 0 || !lg_range_ok(proc->offset, 1, proc->known, LG_HEADER_PAGE)) {
-        return damaged(fault, sizeof(struct lg_header), "no PROC in the header page",
-                       NO_SECTION);
+        return damaged(fault, sizeof(struct lg_header), "no PROC in the header page", NO_SECTION);
     }
     if (config->count == 0 || !lg_range_ok(config->offset, 1, config->known, LG_HEADER_PAGE)) {
-        return damaged(fault, sizeof(struct lg_header), "no CONFIG in the header page",
-                       NO_SECTION);
+        return damaged(fault, sizeof(struct lg_header), "no CONFIG in the header page", NO_SECTION);
     }
     memcpy(&geo->proc, page + proc->offset, proc->known);
     memcpy(&geo->config, page + config->offset, config->known);
@@ -243,8 +239,8 @@ static uint32_t
 known_bytes(uint32_t kind)
 {
     switch (kind) {
-#define LG_X(name, number, type, count, what)                                             \
-    case number:                                                                          \
+#define LG_X(name, number, type, count, what) \
+    case number: \
         return sizeof(type);
         LG_SECTIONS(LG_X)
 #undef LG_X

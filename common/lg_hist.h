@@ -49,8 +49,7 @@ uint64_t lg_hist_total(const struct lg_hist *hist);
 void lg_hist_merge(struct lg_hist *into, const struct lg_hist *from);
 /* now - then; false and all zero when a bucket of `now` is below `then`
  * (another instance, or damage). */
-bool lg_hist_subtract(const struct lg_hist *now, const struct lg_hist *then,
-                      struct lg_hist *out);
+bool lg_hist_subtract(const struct lg_hist *now, const struct lg_hist *then, struct lg_hist *out);
 
 /* Upper edge in us of the bucket where fraction `q` (0..1] of the values is
  * reached; LG_NONE when the histogram is empty. Reads high by <= 6.25 %. */

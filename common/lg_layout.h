@@ -71,25 +71,25 @@ struct lg_section {
 
 /* X(NAME, number, struct of one element, default count, what it is).
  * A number is never reused. Ring bytes have two sections: heads and slots. */
-#define LG_SECTIONS(X)                                                                    \
-    X(PROC, 1, struct lg_proc_info, 1, "which process, immutable")                        \
-    X(CONFIG, 2, struct lg_config_info, 1, "options in force at start, immutable")        \
-    X(ANCHOR, 3, struct lg_anchor, 1, "pairs of clocks, once a second")                   \
-    X(SELF, 4, struct lg_self, 1, "the agent's counters of itself")                       \
-    X(FEATURES, 5, struct lg_feature, 16, "what is on, what is off, why")                 \
-    X(TABLES, 6, struct lg_tables, 1, "how much of each table is used")                   \
-    X(STRINGS, 7, uint8_t, 65536, "names, append-only")                                   \
-    X(ENDPOINTS, 8, struct lg_endpoint, 256, "cumulative counters by endpoint")           \
-    X(HISTS, 9, struct lg_hist, 521, "response, on-loop; lag; pool wait")                 \
-    X(LOOPS, 10, struct lg_loop_entry, 8, "each event loop, its present step")            \
-    X(ENDPOINT_HISTORY, 11, struct lg_cell, 24576, "96 cells an endpoint")                \
-    X(LOOP_HISTORY, 12, struct lg_loop_cell, 2560, "320 one-second cells a loop")         \
-    X(STALLS, 13, struct lg_stall, 512, "every block: parts, cause, stack")               \
-    X(POOL, 14, struct lg_pool, 1, "the thread pool")                                     \
-    X(WRITERS, 15, struct lg_writer, 8, "who writes which ring")                          \
-    X(RING_HEADS, 16, struct lg_ring, 8, "heads of the rings")                            \
-    X(RING_SLOTS, 17, struct lg_slot, 6656, "slots of the rings, in order")               \
-    X(STACKS, 18, struct lg_stack, 256, "stacks by endpoint, counted")                    \
+#define LG_SECTIONS(X) \
+    X(PROC, 1, struct lg_proc_info, 1, "which process, immutable") \
+    X(CONFIG, 2, struct lg_config_info, 1, "options in force at start, immutable") \
+    X(ANCHOR, 3, struct lg_anchor, 1, "pairs of clocks, once a second") \
+    X(SELF, 4, struct lg_self, 1, "the agent's counters of itself") \
+    X(FEATURES, 5, struct lg_feature, 16, "what is on, what is off, why") \
+    X(TABLES, 6, struct lg_tables, 1, "how much of each table is used") \
+    X(STRINGS, 7, uint8_t, 65536, "names, append-only") \
+    X(ENDPOINTS, 8, struct lg_endpoint, 256, "cumulative counters by endpoint") \
+    X(HISTS, 9, struct lg_hist, 521, "response, on-loop; lag; pool wait") \
+    X(LOOPS, 10, struct lg_loop_entry, 8, "each event loop, its present step") \
+    X(ENDPOINT_HISTORY, 11, struct lg_cell, 24576, "96 cells an endpoint") \
+    X(LOOP_HISTORY, 12, struct lg_loop_cell, 2560, "320 one-second cells a loop") \
+    X(STALLS, 13, struct lg_stall, 512, "every block: parts, cause, stack") \
+    X(POOL, 14, struct lg_pool, 1, "the thread pool") \
+    X(WRITERS, 15, struct lg_writer, 8, "who writes which ring") \
+    X(RING_HEADS, 16, struct lg_ring, 8, "heads of the rings") \
+    X(RING_SLOTS, 17, struct lg_slot, 6656, "slots of the rings, in order") \
+    X(STACKS, 18, struct lg_stack, 256, "stacks by endpoint, counted") \
     X(FRAMES, 19, struct lg_frame, 4096, "frames, linked inner to outer")
 
 enum lg_section_kind {
@@ -160,27 +160,27 @@ struct lg_anchor {
 };
 
 /* SELF: one word each, one writer each. X(field, what). */
-#define LG_SELF_COUNTERS(X)                                                               \
-    X(requests, "REQUEST records written")                                                \
-    X(lag_samples, "LAG records written")                                                 \
-    X(stalls, "stalls opened")                                                            \
-    X(stacks, "stacks taken")                                                             \
-    X(stacks_rejected, "stack walks that could not be proved whole")                      \
-    X(gc_pauses, "GC_PAUSE records written")                                              \
-    X(lifecycle, "LIFECYCLE records written")                                             \
-    X(endpoint_overflow, "requests counted under (other): table full")                    \
-    X(string_overflow, "names that found no place")                                       \
-    X(string_truncated, "names cut to fit")                                               \
-    X(stack_overflow, "stacks counted under (other stacks): table full")                  \
-    X(frame_overflow, "frames that found no place")                                       \
-    X(hist_saturated, "values beyond the last bucket")                                    \
-    X(ring_unavailable, "records without a ring")                                         \
-    X(loop_overflow, "event loops that found no place")                                   \
-    X(intern_busy, "names left out because the table was in use")                         \
-    X(watchdog_ticks, "rounds of the watchdog")                                           \
-    X(watchdog_misses, "rounds that came more than one interval late")                    \
-    X(watchdog_cpu_ns, "CPU time of the watchdog thread")                                 \
-    X(stall_collisions, "stalls closed by the watchdog for the loop thread")              \
+#define LG_SELF_COUNTERS(X) \
+    X(requests, "REQUEST records written") \
+    X(lag_samples, "LAG records written") \
+    X(stalls, "stalls opened") \
+    X(stacks, "stacks taken") \
+    X(stacks_rejected, "stack walks that could not be proved whole") \
+    X(gc_pauses, "GC_PAUSE records written") \
+    X(lifecycle, "LIFECYCLE records written") \
+    X(endpoint_overflow, "requests counted under (other): table full") \
+    X(string_overflow, "names that found no place") \
+    X(string_truncated, "names cut to fit") \
+    X(stack_overflow, "stacks counted under (other stacks): table full") \
+    X(frame_overflow, "frames that found no place") \
+    X(hist_saturated, "values beyond the last bucket") \
+    X(ring_unavailable, "records without a ring") \
+    X(loop_overflow, "event loops that found no place") \
+    X(intern_busy, "names left out because the table was in use") \
+    X(watchdog_ticks, "rounds of the watchdog") \
+    X(watchdog_misses, "rounds that came more than one interval late") \
+    X(watchdog_cpu_ns, "CPU time of the watchdog thread") \
+    X(stall_collisions, "stalls closed by the watchdog for the loop thread") \
     X(errors, "internal errors; the feature's reason says more")
 
 struct lg_self {
@@ -220,13 +220,13 @@ struct lg_tables {
 /* ---- endpoints --------------------------------------------------------- */
 
 /* X(NAME, number, text). Texts are part of the JSON contract. */
-#define LG_ENDPOINT_KINDS(X)                                                              \
-    X(REQUEST, 0, "request")                                                              \
-    X(WEBSOCKET, 1, "websocket")                                                          \
-    X(LIFESPAN, 2, "lifespan")                                                            \
-    X(BACKGROUND, 3, "background")                                                        \
-    X(TASK, 4, "task")                                                                    \
-    X(CALLBACK, 5, "callback")                                                            \
+#define LG_ENDPOINT_KINDS(X) \
+    X(REQUEST, 0, "request") \
+    X(WEBSOCKET, 1, "websocket") \
+    X(LIFESPAN, 2, "lifespan") \
+    X(BACKGROUND, 3, "background") \
+    X(TASK, 4, "task") \
+    X(CALLBACK, 5, "callback") \
     X(LOOP, 6, "loop")
 
 enum lg_endpoint_kind {
@@ -235,18 +235,18 @@ enum lg_endpoint_kind {
 #undef LG_X
 };
 
-#define LG_METHODS(X)                                                                     \
-    X(NONE, 0, "")                                                                        \
-    X(GET, 1, "GET")                                                                      \
-    X(POST, 2, "POST")                                                                    \
-    X(PUT, 3, "PUT")                                                                      \
-    X(PATCH, 4, "PATCH")                                                                  \
-    X(DELETE, 5, "DELETE")                                                                \
-    X(HEAD, 6, "HEAD")                                                                    \
-    X(OPTIONS, 7, "OPTIONS")                                                              \
-    X(TRACE, 8, "TRACE")                                                                  \
-    X(CONNECT, 9, "CONNECT")                                                              \
-    X(OTHER, 10, "OTHER")                                                                 \
+#define LG_METHODS(X) \
+    X(NONE, 0, "") \
+    X(GET, 1, "GET") \
+    X(POST, 2, "POST") \
+    X(PUT, 3, "PUT") \
+    X(PATCH, 4, "PATCH") \
+    X(DELETE, 5, "DELETE") \
+    X(HEAD, 6, "HEAD") \
+    X(OPTIONS, 7, "OPTIONS") \
+    X(TRACE, 8, "TRACE") \
+    X(CONNECT, 9, "CONNECT") \
+    X(OTHER, 10, "OTHER") \
     X(WS, 11, "WS")
 
 enum lg_method {
@@ -256,27 +256,27 @@ enum lg_method {
 };
 
 /* What time on the loop went to. The parts of a stall sum to its duration. */
-#define LG_CAUSES(X)                                                                      \
-    X(CPU, 0, "cpu")                                                                      \
-    X(IO, 1, "io")                                                                        \
-    X(LOCK, 2, "lock")                                                                    \
-    X(GIL, 3, "gil")                                                                      \
-    X(GC, 4, "gc")                                                                        \
-    X(SCHEDULER, 5, "scheduler")                                                          \
-    X(DISK, 6, "disk")                                                                    \
-    X(PAGE_FAULT, 7, "page_fault")                                                        \
+#define LG_CAUSES(X) \
+    X(CPU, 0, "cpu") \
+    X(IO, 1, "io") \
+    X(LOCK, 2, "lock") \
+    X(GIL, 3, "gil") \
+    X(GC, 4, "gc") \
+    X(SCHEDULER, 5, "scheduler") \
+    X(DISK, 6, "disk") \
+    X(PAGE_FAULT, 7, "page_fault") \
     X(OTHER, 8, "other")
 
 enum lg_cause {
 #define LG_X(name, number, text) LG_CAUSE_##name = number,
     LG_CAUSES(LG_X)
 #undef LG_X
-    LG_CAUSE_COUNT = 9,
+        LG_CAUSE_COUNT = 9,
     LG_CAUSE_UNKNOWN = 255,             /* a verdict only, never a part */
 };
 
 /* lg_endpoint.key: name id | kind << 32 | method << 40. 0 = free slot. */
-#define LG_ENDPOINT_KEY(name_id, kind, method)                                            \
+#define LG_ENDPOINT_KEY(name_id, kind, method) \
     ((uint64_t)(uint32_t)(name_id) | (uint64_t)(kind) << 32 | (uint64_t)(method) << 40)
 #define LG_KEY_NAME(key) ((uint32_t)(key))
 #define LG_KEY_KIND(key) ((uint32_t)((key) >> 32) & 0xff)
@@ -304,14 +304,14 @@ struct lg_endpoint {
     uint64_t response_max_ns;
     uint64_t on_loop_sum_ns;
     uint64_t step_max_ns;
-    uint64_t cpu_ns;                    /* of steps over 1 ms, and the wall of shorter ones less their calls */
-    uint64_t blocked_ns;                /* whole duration of steps over the threshold */
+    uint64_t cpu_ns; /* of steps over 1 ms, and the wall of shorter ones less their calls */
+    uint64_t blocked_ns; /* whole duration of steps over the threshold */
     uint64_t blocks;
     uint64_t blocked_by_cause_ns[LG_CAUSE_COUNT];
-    uint64_t cumulative_waited;         /* LG_PAIR(cumulative events, requests that waited behind it) */
+    uint64_t cumulative_waited; /* LG_PAIR(cumulative events, requests that waited behind it) */
     uint64_t pool_wait_ns;
     uint64_t pool_run_ns;
-    uint64_t waited_ns;                 /* waiting that this endpoint's blocks caused */
+    uint64_t waited_ns; /* waiting that this endpoint's blocks caused */
     uint64_t first_seen_ns;
     uint64_t last_seen_ns;
 };
@@ -335,8 +335,8 @@ struct lg_hist {
 
 enum lg_loop_state {
     LG_LOOP_FREE = 0,
-    LG_LOOP_IDLE = 1,                   /* no tracked step runs (poll, or untracked callbacks) */
-    LG_LOOP_STEP = 2,                   /* a step of `endpoint` runs */
+    LG_LOOP_IDLE = 1, /* no tracked step runs (poll, or untracked callbacks) */
+    LG_LOOP_STEP = 2, /* a step of `endpoint` runs */
     LG_LOOP_CLOSED = 3,
 };
 /* With LG_LOOP_STEP: the response has left, what runs is the background task
@@ -352,34 +352,34 @@ enum lg_loop_kind { LG_LOOP_ASYNCIO = 0, LG_LOOP_UVLOOP = 1, LG_LOOP_OTHER = 2 }
 struct lg_loop_entry {
     /* Line A, seqlock, by the loop thread at each switch of steps. */
     uint64_t seq;
-    uint64_t state;                     /* enum lg_loop_state, LG_LOOP_AFTER_RESPONSE */
-    uint64_t step;                      /* number of the step, from 1 */
+    uint64_t state; /* enum lg_loop_state, LG_LOOP_AFTER_RESPONSE */
+    uint64_t step; /* number of the step, from 1 */
     uint64_t step_start_ns;
-    uint64_t endpoint_task;             /* LG_PAIR(endpoint, task name id) */
-    uint64_t request_tid;               /* LG_PAIR(request id, native thread id) */
+    uint64_t endpoint_task; /* LG_PAIR(endpoint, task name id) */
+    uint64_t request_tid; /* LG_PAIR(request id, native thread id) */
     uint64_t reserved_a[2];
     /* Line B, by the loop thread, relaxed. */
     uint64_t iterations;
     uint64_t steps;
-    uint64_t awake_since_ns;            /* poll returned; 0 = in poll */
-    uint64_t poll_since_ns;             /* poll entered, last time */
+    uint64_t awake_since_ns; /* poll returned; 0 = in poll */
+    uint64_t poll_since_ns; /* poll entered, last time */
     uint64_t last_lag_ns;
     uint64_t max_lag_ns;
     uint64_t max_lag_at_ns;
-    uint64_t sum_lag_ns;                /* = busy time */
+    uint64_t sum_lag_ns; /* = busy time */
     /* Line C, by the watchdog. */
-    uint64_t heartbeat_ns;              /* the time base after death */
-    uint64_t stall_ticket;              /* 1 + ticket of the stall in progress, 0 = none */
+    uint64_t heartbeat_ns; /* the time base after death */
+    uint64_t stall_ticket; /* 1 + ticket of the stall in progress, 0 = none */
     uint64_t stall_since_ns;
     uint64_t stall_step;
     uint64_t samples;
-    uint64_t cpu_now_ns;                /* thread CPU clock at the heartbeat */
+    uint64_t cpu_now_ns; /* thread CPU clock at the heartbeat */
     uint64_t reserved_c[2];
     /* Line D, under the GIL. */
-    uint64_t tasks;                     /* LG_NONE = not known */
+    uint64_t tasks; /* LG_NONE = not known */
     uint64_t open_requests;
-    uint64_t threshold_ns;              /* in force */
-    uint64_t ready_length;              /* LG_NONE on uvloop */
+    uint64_t threshold_ns; /* in force */
+    uint64_t ready_length; /* LG_NONE on uvloop */
     uint64_t blocked_ns;
     uint64_t blocks;
     uint64_t requests;
@@ -388,9 +388,9 @@ struct lg_loop_entry {
     uint64_t parts_ns[LG_CAUSE_COUNT];
     uint64_t gc_pauses;
     uint64_t created_ns;
-    uint64_t closed_ns;                 /* 0 = open */
-    uint64_t kind_thread_name;          /* LG_PAIR(enum lg_loop_kind, thread name id) */
-    uint64_t throttled;                 /* cgroup periods throttled since created */
+    uint64_t closed_ns; /* 0 = open */
+    uint64_t kind_thread_name; /* LG_PAIR(enum lg_loop_kind, thread name id) */
+    uint64_t throttled; /* cgroup periods throttled since created */
     uint64_t reserved[18];
 };
 
@@ -406,28 +406,28 @@ struct lg_loop_entry {
 
 /* Four words of LG_PAIR(lo, hi); counts saturate. */
 struct lg_cell {
-    uint64_t second_requests;           /* second, requests finished */
-    uint64_t steps_busy_us;             /* steps, time on the loop */
-    uint64_t blocked_us_blocks;         /* whole blocks that ended here */
-    uint64_t max_step_us_waited;        /* longest step, requests that waited */
+    uint64_t second_requests; /* second, requests finished */
+    uint64_t steps_busy_us; /* steps, time on the loop */
+    uint64_t blocked_us_blocks; /* whole blocks that ended here */
+    uint64_t max_step_us_waited; /* longest step, requests that waited */
 };
 
 struct lg_loop_cell {
     uint64_t second_iterations;
     uint64_t busy_us_max_lag_us;
     uint64_t blocked_us_blocks;
-    uint64_t requests_open;             /* finished; open at the end */
+    uint64_t requests_open; /* finished; open at the end */
     uint64_t cpu_us_gil_us;
-    uint64_t io_us_gc_us;               /* io, disk and lock together; gc */
+    uint64_t io_us_gc_us; /* io, disk and lock together; gc */
     uint64_t reserved[2];
 };
 
 /* ---- stalls ------------------------------------------------------------ */
 
-#define LG_STALL_KINDS(X)                                                                 \
-    X(STEP, 0, "step")                                                                    \
-    X(ITERATION, 1, "iteration")                                                          \
-    X(CUMULATIVE, 2, "cumulative")                                                        \
+#define LG_STALL_KINDS(X) \
+    X(STEP, 0, "step") \
+    X(ITERATION, 1, "iteration") \
+    X(CUMULATIVE, 2, "cumulative") \
     X(CALL, 3, "call")
 
 enum lg_stall_kind {
@@ -436,18 +436,17 @@ enum lg_stall_kind {
 #undef LG_X
 };
 
-#define LG_STALL_ONGOING 1u             /* duration is "so far" */
-#define LG_STALL_MOVING 2u              /* the stack's leaf changed between walks */
-#define LG_STALL_THROTTLED 4u           /* the cgroup was throttled meanwhile */
-#define LG_STALL_WATCHED 8u             /* the watchdog saw it while it lasted */
+#define LG_STALL_ONGOING 1u /* duration is "so far" */
+#define LG_STALL_MOVING 2u /* the stack's leaf changed between walks */
+#define LG_STALL_THROTTLED 4u /* the cgroup was throttled meanwhile */
+#define LG_STALL_WATCHED 8u /* the watchdog saw it while it lasted */
 
 #define LG_WAITED_ENDPOINTS 4
 
 /* lg_stall.info: kind | cause << 8 | flags << 16 | loop << 32. */
-#define LG_STALL_INFO(kind, cause, flags, loop)                                           \
-    ((uint64_t)(kind) | (uint64_t)(cause) << 8 | (uint64_t)(flags) << 16 |                \
-     (uint64_t)(loop) << 32)
-#define LG_INFO_KIND(info) ((uint32_t)(info)&0xff)
+#define LG_STALL_INFO(kind, cause, flags, loop) \
+    ((uint64_t)(kind) | (uint64_t)(cause) << 8 | (uint64_t)(flags) << 16 | (uint64_t)(loop) << 32)
+#define LG_INFO_KIND(info) ((uint32_t)(info) & 0xff)
 #define LG_INFO_CAUSE(info) ((uint32_t)((info) >> 8) & 0xff)
 #define LG_INFO_FLAGS(info) ((uint32_t)((info) >> 16) & 0xffff)
 #define LG_INFO_LOOP(info) ((uint32_t)((info) >> 32))
@@ -456,29 +455,29 @@ enum lg_stall_kind {
  * the loop thread with exact numbers. */
 struct lg_stall {
     uint64_t seq;
-    uint64_t ticket;                    /* 1 + ticket; 0 = never used */
+    uint64_t ticket; /* 1 + ticket; 0 = never used */
     uint64_t info;
-    uint64_t step;                      /* step or iteration number */
+    uint64_t step; /* step or iteration number */
     uint64_t start_ns;
     uint64_t duration_ns;
     uint64_t threshold_ns;
-    uint64_t endpoint_holder;           /* LG_PAIR(endpoint, holder's endpoint) */
-    uint64_t request_task;              /* LG_PAIR(request id, task name id) */
+    uint64_t endpoint_holder; /* LG_PAIR(endpoint, holder's endpoint) */
+    uint64_t request_task; /* LG_PAIR(request id, task name id) */
     uint64_t parts_ns[LG_CAUSE_COUNT];
-    uint64_t call_thread;               /* LG_PAIR(call text id, thread name id) */
-    uint64_t stack_holder_stack;        /* LG_PAIR(stack id, holder's stack id) */
-    uint64_t samples_tid;               /* LG_PAIR(samples, native thread id) */
-    uint64_t waiting_open;              /* LG_PAIR(open requests at its start, 0) */
+    uint64_t call_thread; /* LG_PAIR(call text id, thread name id) */
+    uint64_t stack_holder_stack; /* LG_PAIR(stack id, holder's stack id) */
+    uint64_t samples_tid; /* LG_PAIR(samples, native thread id) */
+    uint64_t waiting_open; /* LG_PAIR(open requests at its start, 0) */
     uint64_t waited_requests;
     uint64_t waited_longest_ns;
     uint64_t waited_sum_ns;
     struct {
-        uint64_t endpoint_count;        /* LG_PAIR(endpoint, requests) */
+        uint64_t endpoint_count; /* LG_PAIR(endpoint, requests) */
         uint64_t ns;
     } waited[LG_WAITED_ENDPOINTS];
-    uint64_t call_ns;                   /* the one longest blocking call in it */
+    uint64_t call_ns; /* the one longest blocking call in it */
     uint64_t major_faults;
-    uint64_t steps;                     /* cumulative, iteration: steps in it */
+    uint64_t steps; /* cumulative, iteration: steps in it */
     uint64_t reserved[28];
 };
 
@@ -487,7 +486,7 @@ struct lg_stall {
 #define LG_STUCK_THREADS 8
 
 struct lg_pool {
-    uint64_t limit;                     /* 0 = no pool seen yet */
+    uint64_t limit; /* 0 = no pool seen yet */
     uint64_t busy;
     uint64_t waiting;
     uint64_t high_water;
@@ -499,12 +498,12 @@ struct lg_pool {
     uint64_t run_sum_ns;
     uint64_t run_max_ns;
     uint64_t waiting_high_water;
-    uint64_t full_since_ns;             /* 0 = not full */
+    uint64_t full_since_ns; /* 0 = not full */
     uint64_t reserved[3];
     struct {
-        uint64_t tid_endpoint;          /* LG_PAIR(native tid, endpoint); 0 = none */
+        uint64_t tid_endpoint; /* LG_PAIR(native tid, endpoint); 0 = none */
         uint64_t since_ns;
-        uint64_t stack;                 /* stack id */
+        uint64_t stack; /* stack id */
         uint64_t reserved;
     } stuck[LG_STUCK_THREADS];
     uint64_t reserved2[16];
@@ -524,12 +523,12 @@ enum lg_ring_index { LG_RING_REQUESTS = 0, LG_RING_EVENTS = 1, LG_RING_WATCHDOG 
 #define LG_RING_SLOTS_REST 256
 
 struct lg_ring {
-    uint64_t head;                      /* records written; release */
-    uint64_t first;                     /* first ticket that ever was */
-    uint64_t capacity;                  /* slots, a power of two */
-    uint64_t first_slot;                /* index into RING_SLOTS */
+    uint64_t head; /* records written; release */
+    uint64_t first; /* first ticket that ever was */
+    uint64_t capacity; /* slots, a power of two */
+    uint64_t first_slot; /* index into RING_SLOTS */
     uint64_t ring_class;
-    uint64_t writer;                    /* index into WRITERS */
+    uint64_t writer; /* index into WRITERS */
     uint64_t reserved[10];
 };
 
@@ -547,17 +546,17 @@ struct lg_ring {
  * POOL_WAIT  queue ns, run ns, busy when it started
  * MARK       string id
  * CUMULATIVE stall ticket, loop, sum ns, steps */
-#define LG_RECORDS(X)                                                                     \
-    X(REQUEST, 1, "request")                                                              \
-    X(LAG, 2, "lag")                                                                      \
-    X(BLOCK_BEGIN, 3, "block_begin")                                                      \
-    X(BLOCK_END, 4, "block_end")                                                          \
-    X(GC_PAUSE, 5, "gc_pause")                                                            \
-    X(LIFECYCLE, 6, "lifecycle")                                                          \
-    X(CLOCK_STEP, 7, "clock_step")                                                        \
-    X(OVERFLOW, 8, "overflow")                                                            \
-    X(POOL_WAIT, 9, "pool_wait")                                                          \
-    X(MARK, 10, "mark")                                                                   \
+#define LG_RECORDS(X) \
+    X(REQUEST, 1, "request") \
+    X(LAG, 2, "lag") \
+    X(BLOCK_BEGIN, 3, "block_begin") \
+    X(BLOCK_END, 4, "block_end") \
+    X(GC_PAUSE, 5, "gc_pause") \
+    X(LIFECYCLE, 6, "lifecycle") \
+    X(CLOCK_STEP, 7, "clock_step") \
+    X(OVERFLOW, 8, "overflow") \
+    X(POOL_WAIT, 9, "pool_wait") \
+    X(MARK, 10, "mark") \
     X(CUMULATIVE, 11, "cumulative")
 
 enum lg_record_kind {
@@ -589,10 +588,10 @@ struct lg_slot {
     uint64_t tag;
     uint64_t p[LG_PAYLOAD_WORDS];
 };
-#define LG_TAG(kind, flags, writer, endpoint)                                             \
-    ((uint64_t)(uint16_t)(kind) | (uint64_t)(uint16_t)(flags) << 16 |                     \
+#define LG_TAG(kind, flags, writer, endpoint) \
+    ((uint64_t)(uint16_t)(kind) | (uint64_t)(uint16_t)(flags) << 16 | \
      (uint64_t)(uint16_t)(writer) << 32 | (uint64_t)(uint16_t)(endpoint) << 48)
-#define LG_TAG_KIND(tag) ((uint32_t)(tag)&0xffff)
+#define LG_TAG_KIND(tag) ((uint32_t)(tag) & 0xffff)
 #define LG_TAG_FLAGS(tag) ((uint32_t)((tag) >> 16) & 0xffff)
 #define LG_TAG_WRITER(tag) ((uint32_t)((tag) >> 32) & 0xffff)
 #define LG_TAG_ENDPOINT(tag) ((uint32_t)((tag) >> 48) & 0xffff)
@@ -600,9 +599,9 @@ struct lg_slot {
 enum lg_writer_role { LG_WRITER_FREE = 0, LG_WRITER_GIL = 1, LG_WRITER_WATCHDOG = 2 };
 
 struct lg_writer {
-    uint64_t role_tid;                  /* LG_PAIR(enum lg_writer_role, native tid) */
-    uint64_t rings;                     /* bit set of ring indexes */
-    uint64_t name;                      /* string id */
+    uint64_t role_tid; /* LG_PAIR(enum lg_writer_role, native tid) */
+    uint64_t rings; /* bit set of ring indexes */
+    uint64_t name; /* string id */
     uint64_t reserved[5];
 };
 
@@ -616,25 +615,25 @@ struct lg_stack {
     uint64_t hash;
     uint64_t first_ns;
     uint64_t last_ns;
-    uint64_t count;                     /* stalls that showed it */
+    uint64_t count; /* stalls that showed it */
     uint64_t total_ns;
     uint64_t max_ns;
-    uint64_t frame_depth;               /* LG_PAIR(innermost frame, depth) */
-    uint64_t endpoint_flags;            /* LG_PAIR(endpoint, LG_STALL_MOVING or 0) */
+    uint64_t frame_depth; /* LG_PAIR(innermost frame, depth) */
+    uint64_t endpoint_flags; /* LG_PAIR(endpoint, LG_STALL_MOVING or 0) */
 };
 
 /* Frame 0 means "no further frame". next < own index, so no loop can be. */
 struct lg_frame {
-    uint32_t file;                      /* string ids */
+    uint32_t file; /* string ids */
     uint32_t function;
     uint32_t line;
-    uint32_t next;                      /* the caller */
+    uint32_t next; /* the caller */
 };
 
 /* ---- pins -------------------------------------------------------------- */
 
 #define LG_PIN_SIZE(type, size) _Static_assert(sizeof(type) == (size), #type " has moved")
-#define LG_PIN(type, field, off)                                                          \
+#define LG_PIN(type, field, off) \
     _Static_assert(offsetof(type, field) == (off), #type "." #field " has moved")
 
 LG_PIN_SIZE(struct lg_header, 64);

@@ -32,7 +32,7 @@ void
 lg_plan_segment(struct lg_plan *plan, uint32_t endpoints)
 {
     *plan = (struct lg_plan){.size_bytes = LG_HEADER_SIZE};
-#define LG_X(name, number, type, count, what)                                             \
+#define LG_X(name, number, type, count, what) \
     plan_section(plan, number, sizeof(type), planned_count(number, count, endpoints));
     LG_SECTIONS(LG_X)
 #undef LG_X
@@ -186,8 +186,7 @@ static uint64_t
 draw_nonce(void)
 {
     uint64_t nonce = 0;
-    if (getrandom(&nonce, sizeof(nonce), GRND_NONBLOCK) != (ssize_t)sizeof(nonce) ||
-        nonce == 0) {
+    if (getrandom(&nonce, sizeof(nonce), GRND_NONBLOCK) != (ssize_t)sizeof(nonce) || nonce == 0) {
         nonce = lg_now_ns() << 16 | (uint64_t)getpid() | 1;
     }
     return nonce;

@@ -128,8 +128,8 @@ examine(int dir_fd, const char *name, struct corpse *out)
     if (fd < 0) {
         return false;
     }
-    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_uid != geteuid() ||
-        st.st_nlink != 1 || !may_lock(fd, &st) || flock(fd, LOCK_EX | LOCK_NB) < 0) {
+    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_uid != geteuid() || st.st_nlink != 1 ||
+        !may_lock(fd, &st) || flock(fd, LOCK_EX | LOCK_NB) < 0) {
         close(fd);
         return false;
     }
@@ -216,8 +216,7 @@ sweep(int dir_fd, struct morgue *morgue, bool all)
     for (size_t i = 0; i < morgue->count; i++) {
         const struct corpse *corpse = &morgue->corpse[i];
         bool old = corpse->ended_s + KEEP_S < now_s;
-        if (!all && !old && kept < KEEP_SEGMENTS &&
-            kept_bytes + corpse->size_bytes <= KEEP_BYTES) {
+        if (!all && !old && kept < KEEP_SEGMENTS && kept_bytes + corpse->size_bytes <= KEEP_BYTES) {
             kept++;
             kept_bytes += corpse->size_bytes;
         }

@@ -14,8 +14,8 @@ enum slot_holds { WANTED, IN_FLIGHT, NEWER, OLDER };
 
 static enum slot_holds take_slot(const struct lg_slot *slot, uint64_t ticket,
                                  struct lg_record *out);
-static bool read_in_flight(const struct lg_slot *slots, uint64_t capacity,
-                           struct lg_cursor *cur, struct lg_record *out);
+static bool read_in_flight(const struct lg_slot *slots, uint64_t capacity, struct lg_cursor *cur,
+                           struct lg_record *out);
 
 void
 lg_ring_init(struct lg_ring_writer *w, struct lg_ring *ring, struct lg_slot *slots,

@@ -90,8 +90,8 @@ int lg_segment_off_note(const struct lg_proc_info *proc, const char *reason);
 uint32_t lg_strings_append(struct lg_segment *seg, const char *text, size_t length);
 
 /* Appends a frame, returns its index, 0 = table full. `next` < result. */
-uint32_t lg_frames_append(struct lg_segment *seg, uint32_t file, uint32_t function,
-                          uint32_t line, uint32_t next);
+uint32_t lg_frames_append(struct lg_segment *seg, uint32_t file, uint32_t function, uint32_t line,
+                          uint32_t next);
 
 /* Retention: of the own uid's dead segments in `dir` (NULL: /dev/shm) keeps
  * the newest 4, at most 16 MiB and 24 h, and unlinks the rest. Dead = regular,

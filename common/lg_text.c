@@ -11,6 +11,7 @@
 #include "lg_geometry.h"
 
 static size_t decode(const uint8_t *in, size_t length, uint32_t *point);
+static size_t sequence_length(uint8_t lead);
 static bool is_control(uint32_t point);
 
 bool
@@ -69,8 +70,7 @@ decode(const uint8_t *in, size_t length, uint32_t *point)
 {
     static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
     uint8_t lead = in[0];
-    size_t n = lead < 0x80 ? 1 : lead >= 0xC2 && lead < 0xE0 ? 2
-               : lead >= 0xE0 && lead < 0xF0 ? 3 : lead >= 0xF0 && lead < 0xF5 ? 4 : 0;
+    size_t n = sequence_length(lead);
     if (n == 0 || n > length) {
         return 0;
     }
@@ -88,11 +88,25 @@ decode(const uint8_t *in, size_t length, uint32_t *point)
     return n;
 }
 
+/* By the first byte; 0 for one that starts no sequence (C0 and C1 would be
+ * overlong, F5 and above beyond U+10FFFF). */
+static size_t
+sequence_length(uint8_t lead)
+{
+    if (lead < 0x80) {
+        return 1;
+    }
+    if (lead < 0xC2 || lead > 0xF4) {
+        return 0;
+    }
+    return lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+}
+
 /* C0, DEL, C1, and what turns the direction of writing (Bidi_Control). */
 static bool
 is_control(uint32_t point)
 {
-    return point < 0x20 || (point >= 0x7F && point < 0xA0) || point == 0x061C ||
-           point == 0x200E || point == 0x200F || (point >= 0x202A && point <= 0x202E) ||
+    return point < 0x20 || (point >= 0x7F && point < 0xA0) || point == 0x061C || point == 0x200E ||
+           point == 0x200F || (point >= 0x202A && point <= 0x202E) ||
            (point >= 0x2066 && point <= 0x2069);
 }

@@ -31,8 +31,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     walk_segment(&walk, bytes, size);
     if (size >= LG_HEADER_PAGE) {
-        uint32_t crc = lg_crc32c(bytes + sizeof(struct lg_header),
-                                 LG_HEADER_PAGE - sizeof(struct lg_header));
+        uint32_t crc =
+            lg_crc32c(bytes + sizeof(struct lg_header), LG_HEADER_PAGE - sizeof(struct lg_header));
         memcpy(bytes + offsetof(struct lg_header, crc32c), &crc, sizeof(crc));
         walk_segment(&walk, bytes, size);
     }

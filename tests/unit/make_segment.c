@@ -147,8 +147,8 @@ name_things(struct story *story)
                  LG_RING_SLOTS_REQUESTS + LG_RING_SLOTS_EVENTS, LG_RING_SLOTS_REST, LG_RING_RARE);
     lg_ring_push(&story->events, START_NS, LG_TAG(LG_REC_LIFECYCLE, 0, 0, 0), LG_LIFE_START, 0, 0,
                  0, 0);
-    lg_ring_push(&story->events, START_NS, LG_TAG(LG_REC_LIFECYCLE, 0, 0, 0), LG_LIFE_LOOP_ADDED,
-                 0, 0, 0, 0);
+    lg_ring_push(&story->events, START_NS, LG_TAG(LG_REC_LIFECYCLE, 0, 0, 0), LG_LIFE_LOOP_ADDED, 0,
+                 0, 0, 0);
     add_endpoint(story, "/items/{item_id}", LG_METHOD_GET);
     add_endpoint(story, "/report", LG_METHOD_POST);
     add_stack(story);
@@ -264,8 +264,8 @@ count_history(struct story *story, uint32_t endpoint, uint64_t end_ns, uint64_t 
     }
     uint64_t max_us = LG_HI(cell->busy_us_max_lag_us);
     cell->second_iterations += LG_PAIR(0, 1);
-    cell->busy_us_max_lag_us = LG_PAIR(LG_LO(cell->busy_us_max_lag_us) + busy_us,
-                                       busy_us > max_us ? busy_us : max_us);
+    cell->busy_us_max_lag_us =
+        LG_PAIR(LG_LO(cell->busy_us_max_lag_us) + busy_us, busy_us > max_us ? busy_us : max_us);
     cell->blocked_us_blocks += blocked ? LG_PAIR(busy_us, 1) : 0;
     cell->requests_open += 1;
     cell->cpu_us_gil_us += blocked ? 0 : busy_us;
@@ -317,9 +317,8 @@ block(struct story *story, uint64_t start_ns, uint64_t duration_ns, uint32_t req
     lg_ring_push(&story->watchdog, start_ns + THRESHOLD_NS,
                  LG_TAG(LG_REC_BLOCK_BEGIN, 0, 1, REPORT), ticket, 0, start_ns, request, 0);
     if (!ongoing) {
-        lg_ring_push(&story->events, start_ns + duration_ns,
-                     LG_TAG(LG_REC_BLOCK_END, 0, 0, REPORT), ticket, 0, start_ns, duration_ns,
-                     LG_STALL_STEP);
+        lg_ring_push(&story->events, start_ns + duration_ns, LG_TAG(LG_REC_BLOCK_END, 0, 0, REPORT),
+                     ticket, 0, start_ns, duration_ns, LG_STALL_STEP);
         count_block(story, start_ns, duration_ns);
     }
 }

@@ -107,8 +107,8 @@ rig_bytes(const struct lg_segment *seg)
 static inline void
 rig_seal(uint8_t *page)
 {
-    uint32_t crc = lg_crc32c(page + sizeof(struct lg_header),
-                             LG_HEADER_PAGE - sizeof(struct lg_header));
+    uint32_t crc =
+        lg_crc32c(page + sizeof(struct lg_header), LG_HEADER_PAGE - sizeof(struct lg_header));
     memcpy(page + offsetof(struct lg_header, crc32c), &crc, sizeof(crc));
 }
 

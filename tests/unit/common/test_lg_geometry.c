@@ -90,8 +90,8 @@ whole_segment_is_taken_with_all_sections(void **state)
     struct rig *rig = *state;
     assert_int_equal(check(rig), 0);
     assert_inside(&rig->geo, rig->size);
-#define LG_X(name, number, type, standard, what)                                          \
-    assert_true(rig->geo.section[number].count > 0);                                      \
+#define LG_X(name, number, type, standard, what) \
+    assert_true(rig->geo.section[number].count > 0); \
     assert_int_equal(rig->geo.section[number].known, sizeof(type));
     LG_SECTIONS(LG_X)
 #undef LG_X
@@ -276,6 +276,7 @@ struct wrong {
     void (*spoil)(struct lg_section *section);
 };
 
+/* clang-format off */
 static void odd_offset(struct lg_section *s) { s->offset += 8; }
 static void offset_in_header(struct lg_section *s) { s->offset = 64; }
 static void offset_outside(struct lg_section *s) { s->offset = UINT64_C(1) << 40; }
@@ -291,6 +292,7 @@ static void wide_string(struct lg_section *s) { s->stride = 2; s->count /= 2; }
 static void overlap(struct lg_section *s) { s->offset -= 64; }
 static void same_kind_twice(struct lg_section *s) { s->kind = LG_SEC_SELF; }
 static void no_process(struct lg_section *s) { s->kind = 29; }
+/* clang-format on */
 
 static void
 wrong_number_of_a_section_is_damage(void **state)
@@ -414,9 +416,8 @@ range_check_does_not_wrap(void **state)
     };
     (void)state;
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-        assert_int_equal(
-            lg_range_ok(cases[i].offset, cases[i].n, cases[i].stride, cases[i].size),
-            cases[i].ok);
+        assert_int_equal(lg_range_ok(cases[i].offset, cases[i].n, cases[i].stride, cases[i].size),
+                         cases[i].ok);
     }
 }
 

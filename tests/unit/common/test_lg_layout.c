@@ -154,7 +154,7 @@ static const struct row rows[] = {
 static void
 print_numbers(FILE *out)
 {
-#define LG_X(name, number, type, count, what)                                             \
+#define LG_X(name, number, type, count, what) \
     fprintf(out, "section %d %s of %zu\n", number, #name, sizeof(type));
     LG_SECTIONS(LG_X)
 #undef LG_X
@@ -245,8 +245,8 @@ static void
 elements_keep_words_aligned(void **state)
 {
     (void)state;
-#define LG_X(name, number, type, count, what)                                             \
-    assert_true(number == LG_SEC_STRINGS || sizeof(type) % 8 == 0);                       \
+#define LG_X(name, number, type, count, what) \
+    assert_true(number == LG_SEC_STRINGS || sizeof(type) % 8 == 0); \
     assert_true(number < LG_MAX_SECTIONS);
     LG_SECTIONS(LG_X)
 #undef LG_X

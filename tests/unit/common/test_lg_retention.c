@@ -34,8 +34,7 @@ set_age(const char *path, int age_s)
 static void
 leave_dead(const struct rig_dir *dir, uint32_t pid, int age_s, uint32_t endpoints)
 {
-    struct lg_segment_options options = {
-        .dir = dir->path, .endpoints = endpoints, .proc.pid = pid};
+    struct lg_segment_options options = {.dir = dir->path, .endpoints = endpoints, .proc.pid = pid};
     struct lg_segment seg;
     char path[256];
     assert_int_equal(lg_segment_create(&options, &seg), 0);
@@ -156,9 +155,9 @@ segment_being_born_is_left_alone(void **state)
 static void
 other_names_are_none_of_our_business(void **state)
 {
-    static const char *const names[] = {"loopguard.toml",    "loopguard.1",     "loopguard.1.2.8",
-                                        "loopguard.1.2.3.4", "loopguard..2",    "loopguard.1.2x",
-                                        "loopguard.-1.2",    "xloopguard.1.2",  "loopguard.1.2.",
+    static const char *const names[] = {"loopguard.toml",    "loopguard.1",    "loopguard.1.2.8",
+                                        "loopguard.1.2.3.4", "loopguard..2",   "loopguard.1.2x",
+                                        "loopguard.-1.2",    "xloopguard.1.2", "loopguard.1.2.",
                                         "loopguard.1.2.77"};
     const struct rig_dir *dir = *state;
     for (size_t i = 0; i < 10; i++) {

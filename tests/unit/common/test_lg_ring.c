@@ -110,8 +110,7 @@ seen_lapped_and_torn_add_up_to_all_tickets(void **state)
         }
         assert_int_equal(accounted(rig), rig->cur.next);
     }
-    while (read_one(rig, LG_RING_DEAD)) {
-    }
+    while (read_one(rig, LG_RING_DEAD)) {}
     assert_int_equal(accounted(rig), rig->writer.head);
     assert_true(rig->cur.lapped > 0);
 }
@@ -170,8 +169,7 @@ interrupted_record_costs_the_one_a_ring_before_it(void **state)
     struct rig *rig = *state;
     push(rig, SLOTS);
     die_in_mid_record(rig);
-    while (read_one(rig, LG_RING_DEAD)) {
-    }
+    while (read_one(rig, LG_RING_DEAD)) {}
     assert_int_equal(rig->cur.seen, SLOTS - 1);
     assert_int_equal(rig->cur.lapped, 1);
     assert_int_equal(rig->cur.torn, 1);
@@ -196,8 +194,7 @@ nothing_is_lost_of_the_last_ring_of_the_dead(void **state)
 {
     struct rig *rig = *state;
     push(rig, 20);
-    while (read_one(rig, LG_RING_DEAD)) {
-    }
+    while (read_one(rig, LG_RING_DEAD)) {}
     assert_int_equal(rig->cur.lapped, 20 - SLOTS);
     assert_int_equal(rig->cur.seen, SLOTS);
 }
@@ -232,8 +229,7 @@ head_that_went_back_is_damage(void **state)
 {
     struct rig *rig = *state;
     push(rig, 4);
-    while (read_one(rig, LG_RING_LIVE)) {
-    }
+    while (read_one(rig, LG_RING_LIVE)) {}
     rig->ring.head = 1;
     assert_false(read_one(rig, LG_RING_LIVE));
     assert_true(rig->cur.damaged);
@@ -267,9 +263,9 @@ ring_fits_only_inside_its_slots(void **state)
         uint64_t first_slot, capacity, slot_count;
         bool fits;
     } cases[] = {
-        {0, 8, 8, true},   {8, 8, 16, true},          {9, 8, 16, false},
-        {0, 0, 8, false},  {0, 6, 8, false},          {0, 16, 8, false},
-        {0, 1, 1, true},   {UINT64_MAX, 8, 8, false}, {0, UINT64_C(1) << 63, 8, false},
+        {0, 8, 8, true},  {8, 8, 16, true},          {9, 8, 16, false},
+        {0, 0, 8, false}, {0, 6, 8, false},          {0, 16, 8, false},
+        {0, 1, 1, true},  {UINT64_MAX, 8, 8, false}, {0, UINT64_C(1) << 63, 8, false},
         {0, 8, 0, false},
     };
     (void)state;

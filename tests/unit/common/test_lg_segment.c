@@ -338,8 +338,7 @@ file_size_limit_is_an_error_and_no_signal(void **state)
         struct rlimit limit = {.rlim_cur = 65536, .rlim_max = 65536};
         struct lg_segment_options options = {.dir = dir->path, .endpoints = 2};
         struct lg_segment seg;
-        _exit(setrlimit(RLIMIT_FSIZE, &limit) != 0 ||
-              lg_segment_create(&options, &seg) != -EFBIG);
+        _exit(setrlimit(RLIMIT_FSIZE, &limit) != 0 || lg_segment_create(&options, &seg) != -EFBIG);
     }
     assert_int_equal(rig_wait(child), 0);
     assert_int_equal(rig_dir_count(dir), 0);
@@ -468,8 +467,7 @@ maker_killed_at_any_moment_leaves_nothing_that_misleads(void **state)
             _exit(1);
         }
         uint64_t until_ns = lg_now_ns() + rig_random(&random) % (10 * LG_NS_PER_MS);
-        while (lg_now_ns() < until_ns) {
-        }
+        while (lg_now_ns() < until_ns) {}
         kill(child, SIGKILL);
         assert_true(WIFSIGNALED(rig_wait(child)));
         if (rig_dir_find(dir, path) > 0) {

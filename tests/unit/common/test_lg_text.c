@@ -14,11 +14,25 @@ foreign_bytes_are_made_harmless(void **state)
          "\xC3\xA9 \xE2\x82\xAC \xF0\x9F\x90\x8D"},
         {"C0", "a\x1b[2Jb\tc\r\n", "a?[2Jb?c??"},
         {"DEL", "a\x7f", "a?"},
-        {"C1 as character", "a\xC2\x9B" "31m", "a?31m"},
-        {"C1 as byte", "a\x9B" "31m", "a?31m"},
+        {"C1 as character",
+         "a\xC2\x9B"
+         "31m",
+         "a?31m"},
+        {"C1 as byte",
+         "a\x9B"
+         "31m",
+         "a?31m"},
         {"no-break space stays", "a\xC2\xA0z", "a\xC2\xA0z"},
-        {"bidi embedding", "a\xE2\x80\xAA" "b\xE2\x80\xAE" "c", "a?b?c"},
-        {"bidi isolates", "a\xE2\x81\xA6" "b\xE2\x81\xA9" "c", "a?b?c"},
+        {"bidi embedding",
+         "a\xE2\x80\xAA"
+         "b\xE2\x80\xAE"
+         "c",
+         "a?b?c"},
+        {"bidi isolates",
+         "a\xE2\x81\xA6"
+         "b\xE2\x81\xA9"
+         "c",
+         "a?b?c"},
         {"bidi marks", "\xD8\x9C\xE2\x80\x8E\xE2\x80\x8F", "???"},
         {"their neighbours stay", "\xE2\x80\xA9\xE2\x80\xAF\xE2\x81\xA5\xE2\x81\xAA",
          "\xE2\x80\xA9\xE2\x80\xAF\xE2\x81\xA5\xE2\x81\xAA"},
@@ -83,8 +97,8 @@ any_two_bytes_give_no_control_byte(void **state)
 }
 
 /* STRINGS with id 0 = "" and id 1 = "name", 16 bytes published. */
-static const uint8_t table[24] = {0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 'n', 'a', 'm', 'e', 0, 0,
-                                  2, 0, 'z', 'z', 0, 0, 0, 0};
+static const uint8_t table[24] = {0,   0,   0, 0, 0, 0, 0,   0,   4, 0, 'n', 'a',
+                                  'm', 'e', 0, 0, 2, 0, 'z', 'z', 0, 0, 0,   0};
 
 static void
 known_id_gives_its_text(void **state)
