@@ -16,8 +16,8 @@ endif
 C_FILES = $(shell git ls-files '*.c' '*.h')
 
 .DEFAULT_GOAL := build
-.PHONY: help build setup demo test test-all asan ubsan tsan valgrind bench cases format check \
-        dist wheel clean
+.PHONY: help build setup demo test test-all units asan ubsan tsan valgrind bench cases format \
+        check dist wheel clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -34,7 +34,11 @@ demo: build  ## a FastAPI worker with honest and blocking endpoints under load, 
 	@tools/venv.sh $(VENV) $(PYTHON) demo
 	@$(VENV)/bin/python examples/run_demo.py
 
-.PHONY: test-tools
+.PHONY: unit-tools test-tools
+unit-tools:
+	@tools/setup.sh build test
+	@tools/venv.sh $(VENV) $(PYTHON)
+
 test-tools: build
 	@tools/setup.sh test
 	@tools/venv.sh $(VENV) $(PYTHON) test
@@ -45,16 +49,19 @@ test: test-tools  ## cmocka units, then pytest on .venv's Python and on the newe
 test-all: test-tools  ## the same on every Python 3.9-3.13 found
 	@tools/test.sh all $(PYTEST)
 
-asan: test-tools  ## units under the address sanitizer, leaks included
+units: unit-tools  ## the cmocka units alone
+	@tools/units.sh unit
+
+asan: unit-tools  ## units under the address sanitizer, leaks included
 	@tools/units.sh asan -Db_sanitize=address -Db_lundef=false
 
-ubsan: test-tools  ## units under the undefined-behaviour sanitizer
+ubsan: unit-tools  ## units under the undefined-behaviour sanitizer
 	@tools/units.sh ubsan -Db_sanitize=undefined -Db_lundef=false
 
-tsan: test-tools  ## units of common/ under the thread sanitizer
+tsan: unit-tools  ## units of common/ under the thread sanitizer
 	@SUITE=common tools/units.sh tsan -Db_sanitize=thread -Db_lundef=false
 
-valgrind: test-tools  ## units under valgrind's memcheck
+valgrind: unit-tools  ## units under valgrind's memcheck
 	@tools/setup.sh valgrind
 	@WRAPPER="valgrind --quiet --leak-check=full --error-exitcode=9" tools/units.sh unit
 
