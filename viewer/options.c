@@ -252,6 +252,7 @@ apply_top(struct parser *p, const struct row *row, const char *value)
                    ? 0
                    : complain(p, "--sort: no such key: '%s' ('help' lists the keys)", value);
     case TOP_WINDOW:
+        o->window_given = true;
         return lg_window_from_text(value, &o->view.window)
                    ? 0
                    : complain(p, "--window: '%s' is not 10s, 1m, 5m or total", value);

@@ -76,7 +76,8 @@ struct lg_options {
     bool prune;
     bool wait;
     double wait_s;                      /* below 0 = for ever */
-    struct lg_view view;                /* window, sort, filter, top, min, events */
+    struct lg_view view;                /* window, sort, filter, top, min */
+    bool window_given;                  /* else the dead are shown in total */
     bool events;
     bool once;
     bool batch;
