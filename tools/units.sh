@@ -22,7 +22,14 @@ if ! log=$(meson setup $again -Dextension=false -Dtests=true -Dwerror=true "$@" 
     printf '%s\n' "$log"
     exit 1
 fi
-ninja -C "build/$name" --quiet
+
+# The tests to run, and nothing but what they need.
+targets=
+for source in tests/unit/${SUITE:-*}/test_*.c; do
+    targets="$targets tests/unit/$(basename "$source" .c)"
+done
+# shellcheck disable=SC2086 # a list of names
+ninja -C "build/$name" --quiet $targets
 [ "${BUILD_ONLY-}" != yes ] || exit 0
 
 export LG_TEST_DATA="$root/tests/data"
