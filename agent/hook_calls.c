@@ -292,21 +292,12 @@ gil_chain_start(const struct lg_calls *calls, uint64_t start_ns)
     return start_ns - calls->gil_end_ns < LG_CALL_LOOK_NS ? calls->gil_start_ns : start_ns;
 }
 
-static void
-gil_wait_goes_on(struct lg_calls *calls, uint64_t start_ns)
-{
-    uint64_t chain_ns = gil_chain_start(calls, start_ns);
-    if (chain_ns != start_ns) {
-        lg_store_release(&calls->now_since_ns, chain_ns);
-    }
-}
-
 /* Python waits 5 ms, asks the holder to let go, and waits again: one wait. */
 static void
 end_gil_wait(struct lg_calls *calls, uint64_t start_ns)
 {
     uint64_t now = lg_now_ns();
-    uint64_t chain_ns = gil_chain_start(calls, start_ns);
+    uint64_t chain_ns = calls->gil_start_ns;
     uint64_t before_ns = chain_ns != start_ns ? calls->gil_end_ns - chain_ns : 0;
     struct lg_call call = {
         .start_ns = chain_ns,
@@ -318,7 +309,6 @@ end_gil_wait(struct lg_calls *calls, uint64_t start_ns)
         lg_add_single(&calls->kind_calls[LG_CALL_GIL], 1);
         lg_add_single(&calls->class_calls[LG_CALL_CLASS_GIL], 1);
     }
-    calls->gil_start_ns = chain_ns;
     calls->gil_end_ns = now;
     if (call.dur_ns < LG_CALL_LOOK_NS) {
         lg_add_single(&calls->gil_ns, now - start_ns);
@@ -341,7 +331,7 @@ end_gil_wait(struct lg_calls *calls, uint64_t start_ns)
         if (!begin(calls, FRAME(), LG_CALL_GIL, -1, &start_ns)) {                         \
             return call;                                                                  \
         }                                                                                 \
-        gil_wait_goes_on(calls, start_ns);                                                \
+        lg_store_relaxed(&calls->gil_start_ns, gil_chain_start(calls, start_ns));         \
         int r = call;                                                                     \
         end_gil_wait(calls, start_ns);                                                    \
         return r;                                                                         \

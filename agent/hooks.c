@@ -63,7 +63,6 @@ static const char *const class_texts[] = {
 };
 
 static void find_real_functions(void);
-static enum lg_call_class look_at(int fd);
 static uint64_t *class_sum(struct lg_calls *calls, enum lg_call_class class);
 static void keep_if_longest(struct lg_calls *calls, const struct lg_call *call);
 static void describe(struct lg_call *call, const struct lg_about *about);
@@ -178,6 +177,18 @@ lg_call_kind_class(enum lg_call_kind kind)
 {
     enum lg_call_class class = kind_classes[kind];
     return class == LG_CALL_CLASS_BY_FD ? LG_CALL_CLASS_IO : class;
+}
+
+enum lg_call_class
+lg_call_class_of(enum lg_call_kind kind, int fd)
+{
+    struct stat st;
+    if (kind_classes[kind] != LG_CALL_CLASS_BY_FD) {
+        return kind_classes[kind];
+    }
+    bool is_disk = fstat(fd, &st) == 0
+                   && (S_ISREG(st.st_mode) || S_ISDIR(st.st_mode) || S_ISBLK(st.st_mode));
+    return is_disk ? LG_CALL_CLASS_DISK : LG_CALL_CLASS_IO;
 }
 
 uint64_t
@@ -322,10 +333,7 @@ lg_hook_finish_slow(struct lg_calls *calls, struct lg_call *call, const struct l
                     uint64_t class_ns, bool tell)
 {
     int saved = errno;
-    call->class = kind_classes[call->kind];
-    if (kind_classes[call->kind] == LG_CALL_CLASS_BY_FD) {
-        call->class = look_at(about->fd);
-    }
+    call->class = lg_call_class_of(call->kind, about->fd);
     lg_add_single(class_sum(calls, call->class), class_ns);
     if (call->kind != LG_CALL_GIL) {    /* a chain is counted where it begins */
         lg_add_single(&calls->class_calls[call->class], 1);
@@ -339,17 +347,6 @@ lg_hook_finish_slow(struct lg_calls *calls, struct lg_call *call, const struct l
         calls->slow_call(calls, call);
     }
     errno = saved;
-}
-
-static enum lg_call_class
-look_at(int fd)
-{
-    struct stat st;
-    if (fstat(fd, &st) == 0
-        && (S_ISREG(st.st_mode) || S_ISDIR(st.st_mode) || S_ISBLK(st.st_mode))) {
-        return LG_CALL_CLASS_DISK;
-    }
-    return LG_CALL_CLASS_IO;
 }
 
 /* In order of time, each longer than all after it: so the first one that began

@@ -167,10 +167,18 @@ lg_calls_current(void)
     return lg_calls_tls;
 }
 
-/* Any thread: the call that `calls`' thread is in; false when in none. The GIL
- * counts since the chain of waits began; fd is -1 where there is none. */
+/* Any thread: the call that `calls`' thread is in; false when in none. What is
+ * before since_ns is in the sums already; of a wait for the GIL this is its
+ * last piece. fd is -1 where there is none. */
 bool lg_calls_now(const struct lg_calls *calls, uint64_t *since_ns, enum lg_call_kind *kind,
                   int *fd);
+
+/* Any thread, when lg_calls_now() says GIL: when the whole wait began. */
+static inline uint64_t
+lg_calls_gil_since(const struct lg_calls *calls)
+{
+    return lg_load_relaxed(&calls->gil_start_ns);
+}
 
 /* On the thread itself: the longest call that began at or after `since_ns`, or
  * NULL; shorter ones than LG_CALL_LOOK_NS are not kept. Valid until the next
@@ -190,6 +198,8 @@ void lg_call_format(const struct lg_call *call, char *text, size_t size);
 const char *lg_call_kind_text(enum lg_call_kind kind);
 const char *lg_call_class_text(enum lg_call_class class);
 enum lg_call_class lg_call_kind_class(enum lg_call_kind kind);     /* BY_FD: io */
+/* Looks at the descriptor where the kind alone does not tell: one system call. */
+enum lg_call_class lg_call_class_of(enum lg_call_kind kind, int fd);
 uint64_t lg_calls_class_ns(const struct lg_calls *calls, enum lg_call_class class);
 
 /* ---- the slots --------------------------------------------------------- */

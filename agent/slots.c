@@ -141,6 +141,8 @@ static void replace_one(struct pass *pass, struct object *object, const struct v
                         const ElfW(Rela) *rela, struct record *before, size_t before_count);
 static bool is_unbound(const struct lg_slots *slots, size_t want, const struct view *view,
                        const ElfW(Rela) *rela, uint64_t value);
+static bool is_code_of(const struct view *view, uint64_t value, size_t size);
+static bool is_plt_entry(uint64_t value, size_t index);
 static const char *version_of(const struct view *view, size_t symbol);
 static size_t find_want(const struct lg_slots *slots, const char *name);
 static struct record *new_record(struct pass *pass, struct object *object);
@@ -647,15 +649,49 @@ is_unbound(const struct lg_slots *slots, size_t want, const struct view *view,
             return false;
         }
     }
+    return is_code_of(view, value, 16) && is_plt_entry(value, (size_t)(rela - view->plt));
+}
+
+/* `size` readable bytes of the object's own code? */
+static bool
+is_code_of(const struct view *view, uint64_t value, size_t size)
+{
     for (size_t i = 0; i < view->info->dlpi_phnum; i++) {
         const ElfW(Phdr) *ph = &view->info->dlpi_phdr[i];
         uintptr_t lo = view->base + ph->p_vaddr;
-        if (ph->p_type == PT_LOAD && (ph->p_flags & PF_X) != 0 && value >= lo
-            && value < lo + ph->p_memsz) {
+        if (ph->p_type == PT_LOAD && (ph->p_flags & (PF_X | PF_R)) == (PF_X | PF_R) && value >= lo
+            && value + size <= lo + ph->p_memsz) {
             return true;
         }
     }
     return false;
+}
+
+/* What binutils and lld write there, read as code: another tool's function may
+ * live in the very object whose slot it has taken. */
+static bool
+is_plt_entry(uint64_t value, size_t index)
+{
+    const uint8_t *code = (const uint8_t *)(uintptr_t)value;
+#if defined(__x86_64__)
+    static const uint8_t endbr64[4] = {0xf3, 0x0f, 0x1e, 0xfa};
+    uint32_t pushed;
+    if (memcmp(code, endbr64, sizeof(endbr64)) == 0) {
+        code += sizeof(endbr64);
+    }
+    memcpy(&pushed, code + 1, sizeof(pushed));
+    return code[0] == 0x68 && pushed == index;      /* push $index; jmp plt0 */
+#else
+    static const uint32_t bti_c = 0xd503245f;
+    static const uint32_t stp_x16_x30 = 0xa9bf7bf0; /* plt0, the same for all slots */
+    uint32_t instruction;
+    memcpy(&instruction, code, sizeof(instruction));
+    if (instruction == bti_c) {
+        memcpy(&instruction, code + 4, sizeof(instruction));
+    }
+    (void)index;
+    return instruction == stp_x16_x30;
+#endif
 }
 
 static const char *
