@@ -24,8 +24,11 @@ static bool names_enter(struct lg_recorder *rec, enum lg_wait wait);
 static void table_full(struct lg_recorder *rec, enum lg_section_kind kind, uint64_t *counter);
 static struct lg_cell *cell_at(struct lg_recorder *rec, uint32_t endpoint, uint32_t index,
                                uint32_t number);
+static void cells_step(struct lg_recorder *rec, uint32_t endpoint, uint64_t start_ns,
+                       uint64_t end_ns);
 static void cells_add(struct lg_recorder *rec, uint32_t endpoint, uint64_t second,
-                      const uint32_t add[6], uint32_t max_step_us);
+                      const uint32_t add[6]);
+static void pair_add(uint64_t *word, uint64_t lo, uint64_t hi);
 static uint32_t add_sat(uint32_t a, uint64_t b);
 static uint64_t us_between(uint64_t from_ns, uint64_t to_ns);
 static struct lg_loop_cell *loop_cell_at(struct lg_recorder *rec, uint32_t loop, uint32_t second);
@@ -343,21 +346,39 @@ lg_record_step(struct lg_recorder *rec, uint32_t endpoint, uint64_t start_ns, ui
     if (!lg_hist_add(&rec->seg.hists[LG_HIST_ON_LOOP(endpoint)], ns)) {
         lg_add_single(&rec->seg.self->hist_saturated, 1);
     }
+    cells_step(rec, endpoint, start_ns, end_ns);
+}
+
+/* Busy time lies in each second that the step covers; the step itself, and how
+ * long it was, in the one in which it ended. */
+static void
+cells_step(struct lg_recorder *rec, uint32_t endpoint, uint64_t start_ns, uint64_t end_ns)
+{
     uint64_t second = end_ns / LG_NS_PER_S;
-    uint32_t max_us = add_sat(0, ns / LG_NS_PER_US);
-    uint64_t first = start_ns / LG_NS_PER_S;
-    /* A long step is busy in each second that it covers, once each. */
-    if (second - first > LG_CELLS_1S) {
-        first = second - LG_CELLS_1S;
+    uint64_t from = start_ns;
+    if (start_ns < second * LG_NS_PER_S) {
+        uint64_t first = start_ns / LG_NS_PER_S;
+        first = second - first > LG_CELLS_1S ? second - LG_CELLS_1S : first;
+        for (uint64_t s = first; s < second; s++) {
+            from = s * LG_NS_PER_S > start_ns ? s * LG_NS_PER_S : start_ns;
+            uint32_t add[6] = {0, 0, (uint32_t)us_between(from, (s + 1) * LG_NS_PER_S), 0, 0, 0};
+            cells_add(rec, endpoint, s, add);
+        }
+        from = second * LG_NS_PER_S;
     }
-    for (uint64_t s = first; s < second; s++) {
-        uint64_t from = s * LG_NS_PER_S > start_ns ? s * LG_NS_PER_S : start_ns;
-        uint32_t add[6] = {0, 0, add_sat(0, us_between(from, (s + 1) * LG_NS_PER_S)), 0, 0, 0};
-        cells_add(rec, endpoint, s, add, 0);
+    uint64_t busy_us = us_between(from, end_ns);
+    uint32_t whole_us = add_sat(0, (end_ns - start_ns) / LG_NS_PER_US);
+    uint32_t number[2] = {(uint32_t)second, (uint32_t)second / 10};
+    uint32_t index[2] = {number[0] % LG_CELLS_1S, LG_CELLS_1S + number[1] % LG_CELLS_10S};
+    for (int i = 0; i < 2; i++) {
+        struct lg_cell *c = cell_at(rec, endpoint, index[i], number[i]);
+        uint64_t b = lg_load_relaxed(&c->steps_busy_us);
+        lg_store_relaxed(&c->steps_busy_us, LG_PAIR(LG_LO(b) + 1, add_sat(LG_HI(b), busy_us)));
+        uint64_t m = lg_load_relaxed(&c->max_step_us_waited);
+        if (whole_us > LG_LO(m)) {
+            lg_store_relaxed(&c->max_step_us_waited, LG_PAIR(whole_us, LG_HI(m)));
+        }
     }
-    uint64_t from = second * LG_NS_PER_S > start_ns ? second * LG_NS_PER_S : start_ns;
-    uint32_t add[6] = {0, 1, add_sat(0, us_between(from, end_ns)), 0, 0, 0};
-    cells_add(rec, endpoint, second, add, max_us);
 }
 
 void
@@ -371,7 +392,7 @@ lg_record_block(struct lg_recorder *rec, uint32_t endpoint, uint64_t end_ns,
     }
     lg_add_single(&e->blocks, 1);
     uint32_t add[6] = {0, 0, 0, add_sat(0, duration_ns / LG_NS_PER_US), 1, 0};
-    cells_add(rec, endpoint, end_ns / LG_NS_PER_S, add, 0);
+    cells_add(rec, endpoint, end_ns / LG_NS_PER_S, add);
 }
 
 void
@@ -383,7 +404,7 @@ lg_record_waited(struct lg_recorder *rec, uint32_t endpoint, uint64_t now_ns, ui
     uint64_t w = lg_load_relaxed(&e->cumulative_waited);
     lg_store_relaxed(&e->cumulative_waited, LG_PAIR(LG_LO(w), LG_HI(w) + requests));
     uint32_t add[6] = {0, 0, 0, 0, 0, requests};
-    cells_add(rec, endpoint, now_ns / LG_NS_PER_S, add, 0);
+    cells_add(rec, endpoint, now_ns / LG_NS_PER_S, add);
 }
 
 void
@@ -425,8 +446,11 @@ lg_record_request(struct lg_recorder *rec, uint32_t endpoint,
     /* Last, so that who sees the count sees the sums. Pairs with the reader's
      * acquire load of requests. */
     lg_store_release(&e->requests, lg_load_relaxed(&e->requests) + 1);
-    uint32_t add[6] = {1, 0, 0, 0, 0, 0};
-    cells_add(rec, endpoint, facts->end_ns / LG_NS_PER_S, add, 0);
+    uint32_t second = (uint32_t)(facts->end_ns / LG_NS_PER_S);
+    struct lg_cell *c = cell_at(rec, endpoint, second % LG_CELLS_1S, second);
+    lg_add_single(&c->second_requests, UINT64_C(1) << 32);
+    c = cell_at(rec, endpoint, LG_CELLS_1S + second / 10 % LG_CELLS_10S, second / 10);
+    lg_add_single(&c->second_requests, UINT64_C(1) << 32);
     lg_record_push(rec, LG_RING_REQUESTS, facts->end_ns, LG_REC_REQUEST, facts->flags, endpoint,
                    ns, facts->on_loop_ns, facts->longest_step_ns,
                    LG_PAIR(facts->request_id, (uint32_t)facts->status |
@@ -446,31 +470,26 @@ lg_record_in_flight(struct lg_recorder *rec, uint32_t endpoint, int change)
 
 /* ---- history ----------------------------------------------------------- */
 
-/* add: requests, steps, busy us, blocked us, blocks, waited. */
+/* add: requests, steps, busy us, blocked us, blocks, waited. Seldom called. */
 static void
-cells_add(struct lg_recorder *rec, uint32_t endpoint, uint64_t second, const uint32_t add[6],
-          uint32_t max_step_us)
+cells_add(struct lg_recorder *rec, uint32_t endpoint, uint64_t second, const uint32_t add[6])
 {
     uint32_t number[2] = {(uint32_t)second, (uint32_t)(second / 10)};
     uint32_t index[2] = {number[0] % LG_CELLS_1S, LG_CELLS_1S + number[1] % LG_CELLS_10S};
     for (int i = 0; i < 2; i++) {
         struct lg_cell *c = cell_at(rec, endpoint, index[i], number[i]);
-        uint64_t a = lg_load_relaxed(&c->second_requests);
-        uint64_t b = lg_load_relaxed(&c->steps_busy_us);
-        lg_store_relaxed(&c->second_requests, LG_PAIR(LG_LO(a), add_sat(LG_HI(a), add[0])));
-        lg_store_relaxed(&c->steps_busy_us,
-                         LG_PAIR(add_sat(LG_LO(b), add[1]), add_sat(LG_HI(b), add[2])));
-        if (add[3] | add[4]) {
-            uint64_t d = lg_load_relaxed(&c->blocked_us_blocks);
-            lg_store_relaxed(&c->blocked_us_blocks,
-                             LG_PAIR(add_sat(LG_LO(d), add[3]), add_sat(LG_HI(d), add[4])));
-        }
-        uint64_t m = lg_load_relaxed(&c->max_step_us_waited);
-        if (max_step_us > LG_LO(m) || add[5]) {
-            uint32_t max = max_step_us > LG_LO(m) ? max_step_us : LG_LO(m);
-            lg_store_relaxed(&c->max_step_us_waited, LG_PAIR(max, add_sat(LG_HI(m), add[5])));
-        }
+        pair_add(&c->second_requests, 0, add[0]);
+        pair_add(&c->steps_busy_us, add[1], add[2]);
+        pair_add(&c->blocked_us_blocks, add[3], add[4]);
+        pair_add(&c->max_step_us_waited, 0, add[5]);
     }
+}
+
+static void
+pair_add(uint64_t *word, uint64_t lo, uint64_t hi)
+{
+    uint64_t v = lg_load_relaxed(word);
+    lg_store_relaxed(word, LG_PAIR(add_sat(LG_LO(v), lo), add_sat(LG_HI(v), hi)));
 }
 
 /* The cell of that second, emptied first when it still bears an older one. */
@@ -539,19 +558,17 @@ lg_record_loop_second(struct lg_recorder *rec, uint32_t loop, uint64_t end_ns,
                       const struct lg_loop_second *add, uint32_t open_requests)
 {
     struct lg_loop_cell *c = loop_cell_at(rec, loop, (uint32_t)(end_ns / LG_NS_PER_S));
-    uint64_t v = lg_load_relaxed(&c->blocked_us_blocks);
-    lg_store_relaxed(&c->blocked_us_blocks,
-                     LG_PAIR(add_sat(LG_LO(v), add->blocked_ns / LG_NS_PER_US),
-                             add_sat(LG_HI(v), add->blocks)));
-    v = lg_load_relaxed(&c->requests_open);
+    uint64_t v = lg_load_relaxed(&c->requests_open);
     lg_store_relaxed(&c->requests_open,
                      LG_PAIR(add_sat(LG_LO(v), add->requests), open_requests));
-    v = lg_load_relaxed(&c->cpu_us_gil_us);
-    lg_store_relaxed(&c->cpu_us_gil_us, LG_PAIR(add_sat(LG_LO(v), add->cpu_ns / LG_NS_PER_US),
-                                                add_sat(LG_HI(v), add->gil_ns / LG_NS_PER_US)));
-    v = lg_load_relaxed(&c->io_us_gc_us);
-    lg_store_relaxed(&c->io_us_gc_us, LG_PAIR(add_sat(LG_LO(v), add->io_ns / LG_NS_PER_US),
-                                              add_sat(LG_HI(v), add->gc_ns / LG_NS_PER_US)));
+    if (add->blocks != 0) {
+        pair_add(&c->blocked_us_blocks, add->blocked_ns / LG_NS_PER_US, add->blocks);
+    }
+    if (add->requests != 0) {
+        return;                         /* a request's end brings nothing else */
+    }
+    pair_add(&c->cpu_us_gil_us, add->cpu_ns / LG_NS_PER_US, add->gil_ns / LG_NS_PER_US);
+    pair_add(&c->io_us_gc_us, add->io_ns / LG_NS_PER_US, add->gc_ns / LG_NS_PER_US);
 }
 
 static struct lg_loop_cell *

@@ -33,6 +33,7 @@ static PyObject *ask_namer(struct lg_agent *agent, struct lg_owner *owner, PyObj
 static int prefix_number(struct lg_routes *routes, PyObject *prefix);
 static int endpoint_of(struct lg_agent *agent, struct lg_owner *owner, PyObject *text);
 static void name_as_mount(struct lg_agent *agent, struct lg_owner *owner);
+static void name_unrouted(struct lg_agent *agent, struct lg_owner *owner, bool routed);
 static void name_as(struct lg_agent *agent, struct lg_owner *owner, const char *text);
 
 /* ---- the stand-in ------------------------------------------------------ */
@@ -242,7 +243,7 @@ lg_route_name_at_end(struct lg_agent *agent, struct lg_owner *owner, PyObject *s
         /* A router looked and found nothing; or nobody routes here at all. */
         bool routed = PyDict_GetItemWithError(scope, agent->names->router) != NULL ||
                       PyDict_GetItemWithError(scope, agent->names->endpoint) != NULL;
-        name_as(agent, owner, routed ? "(unmatched)" : "(unknown)");
+        name_unrouted(agent, owner, routed);
     }
     PyErr_Clear();
     lg_pending_restore(&pending);
@@ -260,6 +261,22 @@ name_as_mount(struct lg_agent *agent, struct lg_owner *owner)
         lg_owner_name(owner, (uint32_t)endpoint, owner->start_ns);
     }
     PyErr_Clear();
+}
+
+/* As name_as(), by a table: a flood of 404s costs no look-up of names. */
+static void
+name_unrouted(struct lg_agent *agent, struct lg_owner *owner, bool routed)
+{
+    uint16_t *known =
+        &agent->routes.unrouted[owner->kind == LG_KIND_WEBSOCKET][routed][owner->method];
+    if (*known != 0) {
+        lg_owner_name(owner, *known, owner->start_ns);
+        return;
+    }
+    name_as(agent, owner, routed ? "(unmatched)" : "(unknown)");
+    if (owner->endpoint > 0) {
+        *known = (uint16_t)owner->endpoint;
+    }
 }
 
 static void
@@ -301,6 +318,7 @@ lg_route_clear(struct lg_agent *agent)
     free(routes->slots);
     routes->slots = NULL;
     routes->used = 0;
+    memset(routes->unrouted, 0, sizeof(routes->unrouted));
     Py_CLEAR(routes->prefixes);
 }
 

@@ -34,6 +34,8 @@ struct lg_routes {
     PyObject *namer;                    /* namer(route, scope, prefix) -> str, or NULL */
     struct lg_route_slot *slots;
     uint32_t used;
+    uint16_t unrouted[2][2][12];        /* endpoints of requests without a route: by
+                                           websocket, by routed, by method; 0 = not yet */
     PyObject *prefixes;                 /* list of str by mount number; [0] is "" */
 };
 
