@@ -22,17 +22,12 @@ if ! log=$(meson setup $again -Dextension=false -Dtests=true -Dwerror=true "$@" 
     printf '%s\n' "$log"
     exit 1
 fi
-
-# The tests to run, and nothing but what they need.
-targets=
-for source in tests/unit/${SUITE:-*}/test_*.c; do
-    targets="$targets tests/unit/$(basename "$source" .c)"
-done
-# shellcheck disable=SC2086 # a list of names
-ninja -C "build/$name" --quiet $targets
+# The tests, and nothing but what they need.
+ninja -C "build/$name" --quiet meson-test-prereq
 [ "${BUILD_ONLY-}" != yes ] || exit 0
 
 export LG_TEST_DATA="$root/tests/data"
+export LG_TEST_OBJECTS="$root/build/$name/tests/unit"
 export ASAN_OPTIONS="${ASAN_OPTIONS:-detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1}"
 export UBSAN_OPTIONS="${UBSAN_OPTIONS:-print_stacktrace=1:halt_on_error=1}"
 export TSAN_OPTIONS="${TSAN_OPTIONS:-halt_on_error=1:second_deadlock_stack=1}"
