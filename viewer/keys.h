@@ -112,7 +112,7 @@ enum lg_key_code {
     HELP("merge, hide dead")                                                              \
     KEY(MERGE, 'm', "m") KEY(HIDE_DEAD, 'x', "x")                                         \
     GROUP("ACT")                                                                          \
-    HELP("zero this viewer's counts")                                                     \
+    HELP("zero the counts shown")                                                     \
     KEY(ZERO, 'r', "r")                                                                   \
     HELP("write a snapshot (JSON)")                                                       \
     KEY(WRITE, 'w', "w")                                                                  \

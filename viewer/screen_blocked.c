@@ -39,7 +39,7 @@ lg_screen_blocked(struct lg_screen *s)
         draw_box(s, top, worker);
         int row = top + BOX_ROWS;
         lg_canvas_put(&s->canvas, row, 1, LG_STYLE_BOLD, "Stack (innermost first)");
-        if (b->samples > 0) {
+        if (b->samples != LG_NONE && b->samples > 0) {
             char time[LG_TEXT];
             lg_canvas_printf(&s->canvas, row, 24, LG_STYLE_NORMAL,
                              b->stack.moving ? ", moving, seen %" PRIu64 " times in %s"

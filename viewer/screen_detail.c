@@ -16,7 +16,6 @@ static void draw_below(struct lg_screen *s, int row, int end, const struct lg_de
 static void short_stacks(struct lg_screen *s, int row, int column, int end,
                          const struct lg_detail *d);
 static const char *order_text(enum lg_stack_order order);
-static char *us_text(uint64_t us, char *out, size_t size);
 
 void
 lg_screen_detail(struct lg_screen *s)
@@ -132,13 +131,13 @@ draw_lines_140(struct lg_screen *s, const struct lg_detail *d)
     lg_canvas_right(canvas, 1, canvas->columns - 1, LG_STYLE_NORMAL, text);
     at = lg_canvas_printf(canvas, 2, 1, LG_STYLE_NORMAL,
                           "per step   p50 %s   p90 %s   p99 %s   p99.9 %s   max %s",
-                          us_text(q->p50_us, a, sizeof(a)), us_text(q->p90_us, b, sizeof(b)),
-                          us_text(q->p99_us, c, sizeof(c)), us_text(q->p999_us, e, sizeof(e)),
+                          lg_screen_us_text(q->p50_us, a, sizeof(a)), lg_screen_us_text(q->p90_us, b, sizeof(b)),
+                          lg_screen_us_text(q->p99_us, c, sizeof(c)), lg_screen_us_text(q->p999_us, e, sizeof(e)),
                           lg_format_duration(f->max_ns, g, sizeof(g)));
     q = &f->response;
     at = lg_canvas_printf(canvas, 2, at < 73 ? 73 : at + 3, LG_STYLE_NORMAL,
                           "response (with awaits)   p50 %s   p99 %s",
-                          us_text(q->p50_us, a, sizeof(a)), us_text(q->p99_us, h, sizeof(h)));
+                          lg_screen_us_text(q->p50_us, a, sizeof(a)), lg_screen_us_text(q->p99_us, h, sizeof(h)));
     if (d->status[3] > 0 || d->exceptions > 0) {
         lg_canvas_printf(canvas, 2, at, LG_STYLE_WARNING, "   5xx %" PRIu64 "   errors %" PRIu64,
                          d->status[3], d->exceptions);
@@ -187,15 +186,15 @@ draw_charts(struct lg_screen *s, int row, int rows, const struct lg_detail *d)
         char p90[LG_TEXT];
         char p99[LG_TEXT];
         lg_canvas_printf(c, row + 8, middle + 1, LG_STYLE_NORMAL, "p50 %s  p90 %s  p99 %s",
-                         us_text(q->p50_us, text, sizeof(text)),
-                         us_text(q->p90_us, p90, sizeof(p90)),
-                         us_text(q->p99_us, p99, sizeof(p99)));
+                         lg_screen_us_text(q->p50_us, text, sizeof(text)),
+                         lg_screen_us_text(q->p90_us, p90, sizeof(p90)),
+                         lg_screen_us_text(q->p99_us, p99, sizeof(p99)));
         lg_canvas_printf(c, row + 9, middle + 1, LG_STYLE_NORMAL, "p99.9 %s",
-                         us_text(q->p999_us, text, sizeof(text)));
+                         lg_screen_us_text(q->p999_us, text, sizeof(text)));
         q = &d->row.now.response;
         lg_canvas_printf(c, row + 10, middle + 1, LG_STYLE_NORMAL, "response p50 %s  p99 %s",
-                         us_text(q->p50_us, text, sizeof(text)),
-                         us_text(q->p99_us, p99, sizeof(p99)));
+                         lg_screen_us_text(q->p50_us, text, sizeof(text)),
+                         lg_screen_us_text(q->p99_us, p99, sizeof(p99)));
     }
 }
 
@@ -221,8 +220,9 @@ draw_stacks(struct lg_screen *s, int row, int end, const struct lg_detail *d)
         lg_canvas_put(c, row, at, LG_STYLE_DIM, ": none seen");
         return row + 1;
     }
-    snprintf(text, sizeof(text), "%zu stack%s, %s blocks, %s", d->stack_count,
+    snprintf(text, sizeof(text), "%zu stack%s, %s block%s, %s", d->stack_count,
              d->stack_count == 1 ? "" : "s", lg_format_count(d->row.now.blocks, age, sizeof(age)),
+             d->row.now.blocks == 1 ? "" : "s",
              lg_format_duration(d->row.now.blocked_ns, time, sizeof(time)));
     if (wide) {
         lg_canvas_right(c, row, c->columns - 1, LG_STYLE_NORMAL, text);
@@ -258,7 +258,7 @@ draw_stacks(struct lg_screen *s, int row, int end, const struct lg_detail *d)
             others = others > 3 ? 3 : others;
             int room = end - row - (wide ? 1 : 0) - others;
             room = room < 1 ? 1 : room;
-            int from = wide ? 8 : 22;
+            int from = wide ? 8 : 23;
             int lines = lg_screen_frames(s, wide ? row + 1 : row, from,
                                          room, 0, -1, w->stack);
             lines = lines < 1 ? 1 : lines > room ? room : lines;
@@ -269,10 +269,10 @@ draw_stacks(struct lg_screen *s, int row, int end, const struct lg_detail *d)
         const struct lg_stack_frame *user = lg_stack_user_frame(w->stack);
         lg_screen_frame_text(inner, frame, sizeof(frame));
         snprintf(text, sizeof(text), "%s", frame[0] != '\0' ? frame : "(no stack)");
-        int after = lg_canvas_field(c, row, wide ? at + 3 : 22,
-                                    (int)lg_format_columns(text) < c->columns - 23
+        int after = lg_canvas_field(c, row, wide ? at + 3 : 23,
+                                    (int)lg_format_columns(text) < c->columns - 24
                                         ? (int)lg_format_columns(text)
-                                        : c->columns - 23,
+                                        : c->columns - 24,
                                     LG_STYLE_NORMAL, text);
         if (wide && user != NULL && user != inner) {
             lg_screen_frame_text(user, frame, sizeof(frame));
@@ -412,10 +412,4 @@ order_text(enum lg_stack_order order)
 {
     static const char *const texts[] = {"time", "count", "max", "last"};
     return texts[order];
-}
-
-static char *
-us_text(uint64_t us, char *out, size_t size)
-{
-    return lg_format_duration(us == LG_NONE ? LG_NONE : us * LG_NS_PER_US, out, size);
 }

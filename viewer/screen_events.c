@@ -219,9 +219,11 @@ draw_pane(struct lg_screen *s, int row, int end, const struct lg_event *e)
     if (row < end && d.waited.requests != LG_NONE && d.waited.requests > 0) {
         char longest[LG_TEXT];
         lg_screen_waiting_text(&d.waited, ", ", false, text, sizeof(text));
-        snprintf(line, sizeof(line), "Waiting behind it: %" PRIu64 " requests, longest %s: %s",
-                 d.waited.requests,
-                 lg_format_duration_wide(d.waited.longest_ns, longest, sizeof(longest)), text);
+        bool known = d.waited.longest_ns != LG_NONE;
+        lg_format_duration_wide(d.waited.longest_ns, longest, sizeof(longest));
+        snprintf(line, sizeof(line), "Waiting behind it: %" PRIu64 " request%s%s%s%s%s",
+                 d.waited.requests, d.waited.requests == 1 ? "" : "s", known ? ", longest " : "",
+                 known ? longest : "", text[0] != '\0' ? ": " : "", text);
         lg_canvas_field(c, row++, 3, c->columns - 4, LG_STYLE_NORMAL, line);
     }
     if (row < end && d.holder.name != NULL) {

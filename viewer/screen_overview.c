@@ -45,7 +45,7 @@ static const struct {
 #undef LG_X
 };
 
-#define FRAME_WIDTH 27                  /* WORST FRAME */
+#define FRAME_WIDTH 28                  /* WORST FRAME */
 #define FRAME_FROM 140
 #define LOWER_ROWS 13                   /* of a tall screen: detail of the row */
 
@@ -193,24 +193,23 @@ draw_lag(struct lg_screen *s, const struct lg_worker *worker, int row)
     const struct lg_window_sum *sum = &worker->sum[s->view.window];
     uint64_t threshold = worker->threshold_ns;
     struct lg_canvas *c = &s->canvas;
-    const struct lg_quantiles *lag = &sum->lag;
-    bool known = lag->source != LG_QUANTILE_NONE;
+    /* Just attached: nothing of the window is known, the whole life is. */
+    bool known = sum->lag.source != LG_QUANTILE_NONE;
+    const struct lg_quantiles *lag = known ? &sum->lag : &worker->sum[LG_WINDOW_TOTAL].lag;
+    enum lg_style style = known ? LG_STYLE_NORMAL : LG_STYLE_DIM;
     lg_format_duration(worker->lag_now_ns, now, sizeof(now));
-    lg_format_duration(known && lag->p50_us != LG_NONE ? lag->p50_us * 1000 : LG_NONE, p50,
-                       sizeof(p50));
-    lg_format_duration(known && lag->p90_us != LG_NONE ? lag->p90_us * 1000 : LG_NONE, p90,
-                       sizeof(p90));
-    lg_format_duration(known && lag->p99_us != LG_NONE ? lag->p99_us * 1000 : LG_NONE, p99,
-                       sizeof(p99));
+    lg_screen_us_text(lag->p50_us, p50, sizeof(p50));
+    lg_screen_us_text(lag->p90_us, p90, sizeof(p90));
+    lg_screen_us_text(lag->p99_us, p99, sizeof(p99));
     lg_format_duration(worker->max_lag_ns, max, sizeof(max));
     int at = lg_canvas_put(c, row, 1, LG_STYLE_NORMAL, worker->post_mortem ? "Lag  last" : "Lag   now");
     at = lg_canvas_printf(c, row, at, lg_screen_duration_style(worker->lag_now_ns, threshold),
                           "%7s%s", now, worker->lag_high ? "!" : " ");
-    at = lg_canvas_printf(c, row, at, LG_STYLE_NORMAL, "  p50%7s", p50);
+    at = lg_canvas_printf(c, row, at, style, "  p50%7s", p50);
     if (lg_screen_wide(s)) {
-        at = lg_canvas_printf(c, row, at, LG_STYLE_NORMAL, "   p90%7s", p90);
+        at = lg_canvas_printf(c, row, at, style, "   p90%7s", p90);
     }
-    at = lg_canvas_printf(c, row, at, LG_STYLE_NORMAL, "   p99%7s", p99);
+    at = lg_canvas_printf(c, row, at, style, "   p99%7s", p99);
     at = lg_canvas_put(c, row, at, LG_STYLE_NORMAL, "   max");
     at = lg_canvas_printf(c, row, at, lg_screen_duration_style(worker->max_lag_ns, threshold),
                           "%7s", max);

@@ -108,6 +108,12 @@ lg_screen_key_text(const struct lg_key *key, int pad, char *out, size_t size)
 }
 
 char *
+lg_screen_us_text(uint64_t us, char *out, size_t size)
+{
+    return lg_format_duration(us == LG_NONE ? LG_NONE : us * LG_NS_PER_US, out, size);
+}
+
+char *
 lg_screen_frame_text(const struct lg_stack_frame *frame, char *out, size_t size)
 {
     if (frame == NULL) {
@@ -603,7 +609,9 @@ band_label(const struct lg_band *band, bool first, bool last, char *out, size_t 
         append(out, size, ">=%s%s", lo, lo[strlen(lo) - 1] == 's' ? "" : "ms");
     }
     else {
-        append(out, size, "%s-%s", lo, hi);
+        /* "512-1s", "1-2s": one unit at the end, and none is ms. */
+        bool both = seconds && lo[strlen(lo) - 1] == 's';
+        append(out, size, "%.*s-%s", (int)strlen(lo) - both, lo, hi);
     }
 }
 

@@ -134,6 +134,8 @@ void lg_list_fit(struct lg_list *list, size_t count, int top, int visible);
 
 /* "POST  /x": method or kind padded to `pad`, then the name. */
 char *lg_screen_key_text(const struct lg_key *key, int pad, char *out, size_t size);
+/* A duration given in us; LG_NONE is "-". */
+char *lg_screen_us_text(uint64_t us, char *out, size_t size);
 /* "render_pdf app/reports.py:88"; "" for NULL. */
 char *lg_screen_frame_text(const struct lg_stack_frame *frame, char *out, size_t size);
 /* The same with the file's last component only. */

@@ -19,7 +19,6 @@ static void draw_numbers(struct lg_screen *s, const struct lg_pool_view *p);
 static int draw_stuck(struct lg_screen *s, int row, int end, const struct lg_pool_view *p);
 static void draw_endpoints(struct lg_screen *s, int row, int end);
 static int by_wait(const void *a, const void *b);
-static char *us_text(uint64_t us, char *out, size_t size);
 
 void
 lg_screen_pool(struct lg_screen *s)
@@ -84,8 +83,8 @@ draw_numbers(struct lg_screen *s, const struct lg_pool_view *p)
     uint64_t n = p->finished;
     snprintf(text, sizeof(text), "Wait  mean %s   p50 %s   p90 %s   p99 %s   max %s",
              lg_format_duration(n > 0 ? p->wait_sum_ns / n : LG_NONE, a, sizeof(a)),
-             us_text(p->wait.p50_us, b, sizeof(b)), us_text(p->wait.p90_us, e, sizeof(e)),
-             us_text(p->wait.p99_us, g, sizeof(g)),
+             lg_screen_us_text(p->wait.p50_us, b, sizeof(b)), lg_screen_us_text(p->wait.p90_us, e, sizeof(e)),
+             lg_screen_us_text(p->wait.p99_us, g, sizeof(g)),
              lg_format_duration(p->wait_max_ns, h, sizeof(h)));
     lg_canvas_field(c, 3, 1, c->columns - 2, LG_STYLE_NORMAL, text);
     snprintf(text, sizeof(text), "Run   mean %s   max %s",
@@ -181,10 +180,4 @@ by_wait(const void *a, const void *b)
     const struct use *y = b;
     return x->wait_ns != y->wait_ns ? (x->wait_ns < y->wait_ns ? 1 : -1)
                                     : strcmp(x->key.name, y->key.name);
-}
-
-static char *
-us_text(uint64_t us, char *out, size_t size)
-{
-    return lg_format_duration(us == LG_NONE ? LG_NONE : us * LG_NS_PER_US, out, size);
 }

@@ -14,6 +14,7 @@ static void draw_worker(struct lg_screen *s, int row, const struct lg_worker *wo
                         bool selected);
 static void draw_note(struct lg_screen *s, int row, const struct lg_worker *worker);
 static size_t shown_workers(const struct lg_screen *s, const struct lg_worker **out, size_t room);
+static const char *threshold_heading(const struct lg_screen *s, char *out, size_t size);
 static char *percent(double share, char *out, size_t size);
 
 #define WORKERS_MAX 512                 /* rows that this screen can scroll through */
@@ -287,10 +288,11 @@ lg_screen_merged_rows(struct lg_screen *s, int row, int end)
     row++;
     lg_canvas_fill(c, row, 0, c->columns, LG_STYLE_HEADING, " ");
     int head = lg_canvas_printf(c, row, 2, LG_STYLE_HEADING,
-                                wide ? " BLOCKED%s  %%LOOP   N>T      MAX      P99      P90"
+                                wide ? " BLOCKED%s  %%LOOP %5s      MAX      P99      P90"
                                        "      P50    REQ/S"
-                                     : "BLOCKED%s WORST-PID   N>T     MAX      P99     P50   REQ/S",
-                                s->glyphs->one[LG_GLYPH_DESCENDING]);
+                                     : "BLOCKED%s WORST-PID %5s     MAX      P99     P50   REQ/S",
+                                s->glyphs->one[LG_GLYPH_DESCENDING],
+                                threshold_heading(s, time, sizeof(time)));
     for (size_t i = 0; wide && i < each_count; i++) {
         head = lg_canvas_field_right(c, row, head, 8, LG_STYLE_HEADING,
                                      s->top->workers[each[i]]->label);
@@ -339,6 +341,24 @@ lg_screen_merged_rows(struct lg_screen *s, int row, int end)
         lg_screen_key_text(&r->key, 5, text, sizeof(text));
         lg_canvas_field(c, row, at + 2, c->columns - at - 2, LG_STYLE_NORMAL, text);
     }
+}
+
+/* "N>50", when all workers have the same threshold. */
+static const char *
+threshold_heading(const struct lg_screen *s, char *out, size_t size)
+{
+    char ms[LG_TEXT];
+    for (size_t i = 1; i < s->top->worker_count; i++) {
+        if (s->top->workers[i]->threshold_ns != s->top->workers[0]->threshold_ns) {
+            return "N>T";
+        }
+    }
+    if (s->top->worker_count == 0) {
+        return "N>T";
+    }
+    snprintf(out, size, "N>%.16s",
+             lg_format_ms(s->top->workers[0]->threshold_ns, ms, sizeof(ms)));
+    return out;
 }
 
 static char *
