@@ -34,7 +34,8 @@ static uint32_t measure(struct lg_loop *loop, uint64_t wall_ns, const struct lg_
                         uint64_t *major_faults);
 static struct lg_sums sums_since(const struct lg_loop *loop, const struct lg_sums *from);
 static struct blame find_blame(const struct lg_loop *loop, int32_t endpoint, uint32_t cause,
-                               const uint64_t *parts_ns, uint64_t threshold_ns);
+                               const uint64_t *parts_ns, uint64_t wall_ns,
+                               uint64_t threshold_ns);
 static void count_block(struct lg_loop *loop, uint32_t endpoint, uint64_t end_ns,
                         uint64_t duration_ns, const uint64_t *parts_ns);
 static void add_parts(struct lg_loop *loop, uint64_t end_ns, const uint64_t *parts_ns);
@@ -70,7 +71,7 @@ lg_charge_step(struct lg_loop *loop, struct lg_owner *owner, const struct lg_ste
         uint64_t from = within ? owner->response_ns : s->start_ns;
         /* What a server does at the end of a response is no background task,
          * also when the thread was kept from running meanwhile. */
-        if (s->end_ns - from >= (within ? LG_AFTERWARDS_NS : LG_LONG_NS)) {
+        if (s->end_ns - from >= LG_AFTERWARDS_NS) {
             struct lg_step_end after = *s;
             if (within) {
                 struct lg_step_end before = *s;
@@ -152,7 +153,7 @@ charge_long(struct lg_loop *loop, struct lg_owner *owner, int32_t endpoint,
     if (s->wall_ns > loop->longest_in_iteration_ns) {
         loop->longest_in_iteration_ns = s->wall_ns;
     }
-    struct blame blame = find_blame(loop, endpoint, cause, parts, threshold);
+    struct blame blame = find_blame(loop, endpoint, cause, parts, s->wall_ns, threshold);
     if (endpoint < 0 && !blame.elsewhere) {
         owner->unnamed_stall_step = loop->step_number;
         owner->unnamed_block_ns += s->wall_ns;
@@ -215,9 +216,10 @@ sums_since(const struct lg_loop *loop, const struct lg_sums *from)
 
 static struct blame
 find_blame(const struct lg_loop *loop, int32_t endpoint, uint32_t cause,
-           const uint64_t *parts_ns, uint64_t threshold_ns)
+           const uint64_t *parts_ns, uint64_t wall_ns, uint64_t threshold_ns)
 {
-    if (lg_cause_own_ns(parts_ns) > threshold_ns) {
+    uint64_t own = lg_cause_own_ns(parts_ns);
+    if (own > threshold_ns || own >= wall_ns / 2) {
         return (struct blame){endpoint < 0 ? LG_ENDPOINT_OTHER : (uint32_t)endpoint, false};
     }
     uint32_t holder = LG_LO(lg_load_relaxed(&loop->holder));
@@ -295,7 +297,8 @@ lg_charge_gap(struct lg_loop *loop, uint64_t now_ns)
     uint32_t holder = LG_LO(lg_load_relaxed(&loop->holder));
     note->kind = LG_NOTE_GAP;
     note->endpoint = cause == LG_CAUSE_GIL && holder != 0 ? holder - 1 : LG_ENDPOINT_LOOP;
-    note->blamed_elsewhere = lg_cause_own_ns(parts) <= loop->gap_threshold_ns;
+    note->blamed_elsewhere =
+        find_blame(loop, -1, cause, parts, wall, loop->gap_threshold_ns).elsewhere;
     note->cause = cause;
     note->step = loop->edge_ns;     /* a gap is known by its start */
     note->start_ns = loop->edge_ns;

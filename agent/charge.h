@@ -3,7 +3,7 @@
  *
  * Only the guilty: a step is charged to its owner's endpoint; a stall is
  * blamed on it only when its own doing (CPU, calls, collector) was over the
- * threshold. A stall that the GIL or the run queue made is blamed on the
+ * threshold, or at least half of it. A stall that the GIL or the run queue made is blamed on the
  * endpoint whose thread held the GIL, or on "(loop)".
  *
  * On the loop thread under the GIL, but where said. Never raises; leaves a

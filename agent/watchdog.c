@@ -44,6 +44,12 @@ struct lg_watchdog {
     uint64_t overflow_told;
 };
 
+struct overlap_search {
+    uint64_t from_ns;
+    uint64_t to_ns;
+    struct lg_stall_state *found;
+};
+
 static void *run(void *arg);
 static bool pause_until(struct lg_watchdog *w, uint64_t when_ns);
 static void tick(struct lg_watchdog *w, uint64_t now_ns);
@@ -60,6 +66,9 @@ static void close_stall(struct lg_watchdog *w, struct lg_loop *loop, const struc
                         uint64_t now_ns);
 static void take_cumulative(struct lg_watchdog *w, struct lg_loop *loop,
                             const struct lg_note *note, uint64_t now_ns);
+static struct lg_stall_state *find_misread(struct lg_watchdog *w, struct lg_loop *loop,
+                                           const struct lg_note *note);
+static void overlap(void *context, struct lg_stall_state *state);
 static void abandon_old(void *context, struct lg_stall_state *state);
 static void count_gap(struct lg_watchdog *w, const struct lg_stall_state *state,
                       const struct lg_note *note);
@@ -445,10 +454,14 @@ close_stall(struct lg_watchdog *w, struct lg_loop *loop, const struct lg_note *n
     struct lg_stall_state *state = lg_stall_find(w->stalls, &key);
     bool watched = state != NULL;
     if (state == NULL) {
+        state = find_misread(w, loop, note);
+    }
+    if (state == NULL) {
         state = lg_stall_new(w->stalls, &key);
         state->thread_name = loop->thread_name;
         state->tid = (uint32_t)loop->tid;
     }
+    state->key = key;
     uint32_t callback = key.gap && watched && state->endpoint != LG_ENDPOINT_LOOP
                             ? state->endpoint
                             : 0;
@@ -507,6 +520,31 @@ close_stall(struct lg_watchdog *w, struct lg_loop *loop, const struct lg_note *n
                    state->ticket, loop->index, note->start_ns, note->duration_ns, key.kind);
     if (watch->active && watch->key.step == key.step && watch->key.gap == key.gap) {
         leave_watch(loop, watch);
+    }
+}
+
+/* A thread that was kept from running at the very edge of a step looks to us as
+ * if the step went on, or had not begun: the same time under another key. */
+static struct lg_stall_state *
+find_misread(struct lg_watchdog *w, struct lg_loop *loop, const struct lg_note *note)
+{
+    struct overlap_search search = {.from_ns = note->start_ns,
+                                    .to_ns = note->start_ns + note->duration_ns};
+    lg_stalls_ongoing(w->stalls, loop->index, overlap, &search);
+    if (search.found != NULL) {
+        search.found->request_id = 0;
+        search.found->holder_endpoint = 0;
+    }
+    return search.found;
+}
+
+static void
+overlap(void *context, struct lg_stall_state *state)
+{
+    struct overlap_search *search = context;
+    if (state->key.kind != LG_STALL_CUMULATIVE && state->start_ns < search->to_ns &&
+        state->start_ns + state->duration_ns > search->from_ns) {
+        search->found = state;
     }
 }
 
