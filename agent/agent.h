@@ -102,6 +102,7 @@ struct lg_agent {
     PyObject *send_type;
     PyObject *asgi_type;
     PyObject *route_type;
+    PyObject *pool_type;
     PyObject *like_function;            /* a coroutine function (scope, receive, send) */
     PyObject *task_class;               /* asyncio.Task */
     PyObject *current_task;             /* asyncio.current_task */

@@ -315,6 +315,18 @@ lg_sample_brief(struct lg_sampler *sampler, struct lg_loop *loop, struct lg_pyst
            lg_pystack_capture(sampler->walker, &loop->thread, out) == 0;
 }
 
+uint32_t
+lg_sample_thread(struct lg_sampler *sampler, uint64_t tstate, uint32_t endpoint, uint64_t now_ns)
+{
+    struct lg_pystack_thread thread;
+    if (sampler->walker == NULL ||
+        lg_pystack_thread_at(sampler->walker, tstate, &thread) != 0 ||
+        lg_pystack_capture(sampler->walker, &thread, &sampler->frames) != 0) {
+        return 0;
+    }
+    return lg_sample_intern(sampler, &sampler->frames, endpoint, now_ns, NULL, NULL, 0);
+}
+
 /* Frames that both have, from the outermost on: what runs the loop. */
 static uint32_t
 common_outer(const struct lg_pystack_sample *a, const struct lg_pystack_sample *b)

@@ -63,6 +63,11 @@ uint32_t lg_sample_intern(struct lg_sampler *sampler, const struct lg_pystack_sa
 bool lg_sample_brief(struct lg_sampler *sampler, struct lg_loop *loop,
                      struct lg_pystack_sample *out);
 
+/* Stack of another thread, known by its thread state only, as part of an
+ * endpoint; 0 when it cannot be had. */
+uint32_t lg_sample_thread(struct lg_sampler *sampler, uint64_t tstate, uint32_t endpoint,
+                          uint64_t now_ns);
+
 /* Brings the idle baselines of a loop's thread up to date, once a tick. */
 void lg_sample_baseline(struct lg_loop *loop, struct lg_watch *watch);
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 
-from loopguard import _agent, patches, routes
+from loopguard import _agent, patches, routes, threads
 from loopguard.asgi_types import ASGIApp
 from loopguard.config import LoopGuardConfig, switched_off
 
@@ -101,6 +101,7 @@ def _arm(config: LoopGuardConfig) -> bool:
     _state.config = config
     _agent.set_route_namer(routes.template)
     patches.apply()
+    threads.apply()
     return True
 
 
