@@ -101,9 +101,10 @@ draw_box(struct lg_screen *s, int row, const struct lg_worker *worker)
     }
     lg_canvas_put(c, row, 3, style,
                   b->at_death ? " IT DIED IN THIS " : " BLOCKED RIGHT NOW ");
-    snprintf(text, sizeof(text), "%s   %s        threshold %s ms        alarm at %s",
+    snprintf(text, sizeof(text),
+             b->at_death ? "%s   until the last heartbeat   threshold %s ms   alarm at %s"
+                         : "%s   and counting        threshold %s ms        alarm at %s",
              lg_format_duration_wide(b->for_ns, time, sizeof(time)),
-             b->at_death ? "until the last heartbeat" : "and counting",
              lg_format_ms(b->threshold_ns, ms, sizeof(ms)),
              lg_format_duration_wide(LG_ALARM_NS, alarm, sizeof(alarm)));
     box_line(s, row + 1, text, style);
@@ -212,16 +213,19 @@ draw_earlier(struct lg_screen *s, int row, const struct lg_worker *worker)
         char time[LG_TEXT];
         char age[LG_TEXT];
         const struct lg_event *e = &d->earlier[i];
+        char one[2 * LG_TEXT + 8];
         size_t n = strlen(text);
-        if (e->ongoing) {
-            continue;
-        }
         uint64_t ended = e->mono_ns + e->duration_ns;
-        snprintf(text + n, sizeof(text) - n, "  %s (%s%s)",
+        snprintf(one, sizeof(one), "  %s (%s%s)",
                  lg_format_duration(e->duration_ns, time, sizeof(time)),
                  lg_format_age(s->top->now_ns > ended ? s->top->now_ns - ended : 0, age,
                                sizeof(age)),
-                 shown++ == 0 ? " ago" : "");
+                 shown == 0 ? " ago" : "");
+        if (e->ongoing || (int)(n + strlen(one)) > s->canvas.columns - 2) {
+            continue;
+        }
+        snprintf(text + n, sizeof(text) - n, "%s", one);
+        shown++;
     }
     lg_canvas_field(&s->canvas, row, 1, s->canvas.columns - 2, LG_STYLE_NORMAL,
                     shown > 0 ? text : "No earlier block of this endpoint is known.");

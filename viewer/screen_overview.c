@@ -158,8 +158,11 @@ draw_title(struct lg_screen *s, const struct lg_worker *worker)
         snprintf(tail, sizeof(tail), "   ran %s", up);
     }
     else if (lg_screen_wide(s)) {
-        snprintf(tail, sizeof(tail), "   python %s   %s   up %s      agent %s", worker->python,
-                 worker->loop_kinds, up, worker->agent);
+        int n = snprintf(tail, sizeof(tail), "   python %s   %s   up %s", worker->python,
+                         worker->loop_kinds, up);
+        if (width >= FRAME_FROM && n > 0) {
+            snprintf(tail + n, sizeof(tail) - (size_t)n, "      agent %s", worker->agent);
+        }
     }
     else {
         const char *dot = strchr(worker->python, '.');
@@ -404,6 +407,8 @@ draw_row(struct lg_screen *s, int row, const struct lg_row *line, bool selected)
 {
     char text[LG_NAME_MAX + 32];
     struct lg_canvas *c = &s->canvas;
+    const struct lg_worker *worker = lg_screen_worker(s);
+    bool ended = worker != NULL && worker->post_mortem;
     int wide = c->columns >= FRAME_FROM;
     int at = 0;
     for (int i = 0; i < COLUMN_COUNT; i++) {
@@ -411,7 +416,7 @@ draw_row(struct lg_screen *s, int row, const struct lg_row *line, bool selected)
             enum lg_style style = cell(line, i, text, sizeof(text));
             at = lg_canvas_field_right(c, row, at, columns[i].width[wide], style, text);
         }
-        if (i == COLUMN_MAX && line->running) {
+        if (i == COLUMN_MAX && line->running && !ended) {
             lg_canvas_put(c, row, at, LG_STYLE_RED, "*");
         }
     }

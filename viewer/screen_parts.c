@@ -352,10 +352,14 @@ lg_screen_banner(struct lg_screen *s, int row)
             append(hint, sizeof(hint), s->page == LG_PAGE_WORKERS ? "[b]" : "[b] stack");
         }
     }
-    /* "[b] stack" gives way to what is to be read, "[b]" does not. */
+    /* All but "[b]" gives way to what is to be read. */
     int columns = (int)lg_format_columns(text);
-    if (columns + 2 + (int)strlen(hint) > end - 1 && strstr(hint, "[b] stack") != NULL) {
-        *(strstr(hint, "[b] stack") + 3) = '\0';
+    char *key = strstr(hint, "[b]");
+    if (key != NULL && columns + 2 + (int)strlen(hint) > end - 1) {
+        key[3] = '\0';
+        if (columns + 2 + (int)strlen(hint) > end - 1) {
+            memmove(hint, key, 4);
+        }
     }
     if (hint[0] != '\0') {
         end = lg_canvas_right(&s->canvas, row, end - 1, style, hint) - 1;

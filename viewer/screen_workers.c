@@ -174,9 +174,11 @@ draw_worker(struct lg_screen *s, int row, const struct lg_worker *w, bool select
     lg_canvas_put(c, row, at, lag, w->lag_high && !silent && !w->post_mortem ? "!" : " ");
     at++;
     if (wide) {
-        lg_format_duration(sum->lag.p99_us == LG_NONE ? LG_NONE : sum->lag.p99_us * 1000, text,
-                           sizeof(text));
-        at = lg_canvas_field_right(c, row, at, 9, LG_STYLE_NORMAL, text);
+        /* Just attached: what is known is the whole life. */
+        bool known = sum->lag.source != LG_QUANTILE_NONE;
+        const struct lg_quantiles *q = known ? &sum->lag : &w->sum[LG_WINDOW_TOTAL].lag;
+        lg_screen_us_text(q->p99_us, text, sizeof(text));
+        at = lg_canvas_field_right(c, row, at, 9, known ? LG_STYLE_NORMAL : LG_STYLE_DIM, text);
         percent(sum->busy_share, text, sizeof(text));
         at = lg_canvas_field_right(c, row, at, 5, LG_STYLE_NORMAL,
                                    silent ? "?" : w->post_mortem ? "-" : text);
@@ -331,7 +333,8 @@ lg_screen_merged_rows(struct lg_screen *s, int row, int end)
         lg_format_duration(known && f->step.p50_us != LG_NONE ? f->step.p50_us * 1000 : LG_NONE,
                            time, sizeof(time));
         at = lg_canvas_field_right(c, row, at, wide ? 9 : 8, LG_STYLE_NORMAL, time);
-        lg_format_rate(f->requests_per_s, time, sizeof(time));
+        bool requests = r->key.kind == LG_KIND_REQUEST || r->key.kind == LG_KIND_WEBSOCKET;
+        lg_format_rate(requests ? f->requests_per_s : -1, time, sizeof(time));
         at = lg_canvas_field_right(c, row, at, wide ? 9 : 8, LG_STYLE_NORMAL, time);
         for (size_t k = 0; wide && k < each_count; k++) {
             uint64_t ns = r->blocked_by_worker != NULL ? r->blocked_by_worker[each[k]] : LG_NONE;

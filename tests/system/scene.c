@@ -214,6 +214,8 @@ make(struct scene *s, const char *dir, const char *name, const char *mode)
     bool other = strcmp(mode, "other") == 0;
     s->live = strcmp(mode, "live") == 0;
     s->now_ns = s->live ? lg_now_ns() : FROZEN_NOW_NS;
+    /* A machine may be younger than the worker of the frozen story. */
+    uint64_t up_ns = s->live ? STORY_NS + 20 * LG_NS_PER_S : UP_NS;
     struct lg_clocks clocks = {.real_ns = FROZEN_REAL_NS};
     if (s->live) {
         lg_clocks_read(&clocks);
@@ -228,9 +230,9 @@ make(struct scene *s, const char *dir, const char *name, const char *mode)
                 .start_ticks = s->live ? 0 : 4711,
                 .ns_pid = s->live ? 0 : 1,      /* frozen: nobody to ask /proc about */
                 .python_version_hex = 0x030C07F0,
-                .start_mono_ns = s->now_ns - UP_NS,
-                .start_real_ns = clocks.real_ns - UP_NS,
-                .start_boot_ns = s->now_ns - UP_NS,
+                .start_mono_ns = s->now_ns - up_ns,
+                .start_real_ns = clocks.real_ns - up_ns,
+                .start_boot_ns = s->now_ns - up_ns,
                 .start_uncertainty_ns = 60,
                 .agent_version = "0.1.0",
                 .app = "uvicorn app.main:app",
@@ -270,7 +272,7 @@ make(struct scene *s, const char *dir, const char *name, const char *mode)
     name_endpoints(s, other);
     struct lg_loop_entry *loop = &s->seg.loops[0];
     s->main_thread = text(s, "MainThread");
-    loop->created_ns = s->now_ns - UP_NS;
+    loop->created_ns = s->now_ns - up_ns;
     loop->threshold_ns = THRESHOLD_NS;
     loop->tasks = 61;
     loop->ready_length = 0;
@@ -300,7 +302,7 @@ name_endpoints(struct scene *s, bool other)
 {
     for (uint32_t i = 1; i < ENDPOINT_END; i++) {
         struct lg_endpoint *e = &s->seg.endpoints[i];
-        e->first_seen_ns = s->now_ns - UP_NS + 55 * LG_NS_PER_S;
+        e->first_seen_ns = s->now_ns - STORY_NS;
         lg_store_release(&e->key, LG_ENDPOINT_KEY(text(s, endpoints[i].name), endpoints[i].kind,
                                                   endpoints[i].method));
     }
