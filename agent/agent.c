@@ -78,6 +78,13 @@ lg_agent_awake(struct lg_agent *agent)
     if (agent->state != LG_AGENT_ARMED) {
         return agent->state == LG_AGENT_AWAKE;
     }
+    if (agent->forked) {
+        /* What the parent's tables led to is not in ours; here is the GIL, which
+         * the fork handler did not have. */
+        lg_route_clear(agent);
+        lg_task_clear(agent);
+        agent->forked = false;
+    }
     if (find_asyncio(agent) < 0) {
         PyErr_Clear();
         lg_agent_off(agent, "asyncio cannot be imported");
@@ -88,6 +95,7 @@ lg_agent_awake(struct lg_agent *agent)
         lg_agent_off(agent, lg_strerror(err));
         return false;
     }
+    agent->epoch++;
     agent->state = LG_AGENT_AWAKE;
     open_features(agent);
     return true;
@@ -323,15 +331,23 @@ lg_agent_stop(struct lg_agent *agent, bool at_exit)
 static void
 close_all(struct lg_agent *agent, bool keep)
 {
+    struct lg_loop *own = lg_loop_current();
+    bool foreign = false;
+    uint32_t endpoints = agent->rec.seg.endpoint_count;
     agent->state = LG_AGENT_IDLE;
+    agent->epoch++;
     for (int i = 0; i < LG_LOOPS; i++) {
-        if (agent->loops[i].used) {
+        if (agent->loops[i].used == LG_LOOP_USED) {
+            foreign = foreign || &agent->loops[i] != own;
             PyObject *py_loop = lg_loop_object(&agent->loops[i]);
             if (py_loop != NULL) {
                 lg_task_uninstall(agent, py_loop);
                 Py_DECREF(py_loop);
             }
             lg_loop_close(&agent->loops[i]);
+            if (&agent->loops[i] != own) {
+                agent->loops[i].used = LG_LOOP_RETIRED;
+            }
         }
     }
     lg_collect_uninstall(agent);
@@ -340,11 +356,21 @@ close_all(struct lg_agent *agent, bool keep)
     lg_pool_close(agent);
     lg_route_clear(agent);
     lg_task_clear(agent);
-    lg_record_close(&agent->rec, keep);
+    if (foreign) {
+        lg_record_leave(&agent->rec, keep);
+    }
+    else {
+        lg_record_close(&agent->rec, keep);
+    }
     for (int i = 0; i < LG_LOOPS; i++) {
-        free(agent->loops[i].notes.slot);
-        lg_threshold_close(agent->loops[i].threshold);
-        memset(&agent->loops[i], 0, sizeof(agent->loops[i]));
+        if (agent->loops[i].used != LG_LOOP_RETIRED) {
+            free(agent->loops[i].notes.slot);
+            lg_threshold_close(agent->loops[i].threshold);
+            memset(&agent->loops[i], 0, sizeof(agent->loops[i]));
+        }
+    }
+    for (uint32_t i = 0; agent->cumulative_of != NULL && i < endpoints; i++) {
+        free(agent->cumulative_of[i]);
     }
     agent->loops_used = 0;
     free(agent->threshold_of);
@@ -388,6 +414,7 @@ lg_agent_forked(struct lg_agent *agent)
     free(agent->cumulative_of);
     agent->cumulative_of = NULL;
     agent->gc_start_ns = 0;
+    agent->epoch++;
     agent->forked = true;
     agent->state = LG_AGENT_ARMED;
 }

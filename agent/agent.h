@@ -81,6 +81,7 @@ struct lg_agent {
     struct lg_routes routes;
     struct lg_loop loops[LG_LOOPS];
     uint32_t loops_used;
+    uint32_t epoch;                     /* one more with each segment and each fork */
     uint64_t *threshold_of;             /* by endpoint, ns, 0 = the loop's */
     uint16_t *background_of;            /* by endpoint, 0 = none made yet */
     struct lg_owner *free_owners;
@@ -110,7 +111,7 @@ struct lg_agent {
     struct lg_task_slot *task_slots;    /* see task.c */
     uint32_t task_slots_used;
     uint32_t requests_opened;
-    bool forked;                        /* this process is a child of the armed one */
+    bool forked;                        /* a child of the armed one, not yet awake */
     struct lg_names *names;             /* interned Python strings, see names.h */
 };
 

@@ -304,7 +304,7 @@ note_event(struct lg_owner *owner, PyObject *event)
 {
     const struct lg_names *names = owner->agent->names;
     PyObject *type = PyDict_GetItemWithError(event, names->type);
-    if (type == NULL || !PyUnicode_Check(type) || owner->agent->state != LG_AGENT_AWAKE) {
+    if (type == NULL || !PyUnicode_Check(type) || !lg_owner_is_current(owner)) {
         PyErr_Clear();
         return;
     }

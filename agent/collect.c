@@ -17,8 +17,10 @@ void
 lg_collect_install(struct lg_agent *agent)
 {
     PyObject *list = callbacks();
+    /* A forked child has the parent's list, with us in it. */
     bool on = list != NULL && agent->gc_callback != NULL &&
-              PyList_Append(list, agent->gc_callback) == 0;
+              (PySequence_Contains(list, agent->gc_callback) == 1 ||
+               PyList_Append(list, agent->gc_callback) == 0);
     Py_XDECREF(list);
     PyErr_Clear();
     lg_agent_feature(agent, LG_FEATURE_GC, on, on ? "" : "gc.callbacks cannot be used");

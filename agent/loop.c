@@ -131,7 +131,7 @@ register_loop(struct lg_agent *agent, PyObject *py_loop)
     /* Pairs with the acquire loads of the watchdog and of readers: the entry is
      * whole before it is seen. */
     lg_store_release(&e->state, LG_LOOP_IDLE);
-    lg_store32_release(&loop->used, 1);
+    lg_store32_release(&loop->used, LG_LOOP_USED);
     if (index >= agent->loops_used) {
         agent->loops_used = index + 1;
         lg_store_release(&agent->rec.seg.tables->loops_used, agent->loops_used);
@@ -152,12 +152,15 @@ static struct lg_loop *
 free_slot(struct lg_agent *agent)
 {
     for (int i = 0; i < LG_LOOPS; i++) {
-        if (!agent->loops[i].used) {
+        if (agent->loops[i].used == LG_LOOP_UNUSED) {
             return &agent->loops[i];
         }
     }
     /* A thread that ended with its loop never closed it: the object tells. */
     for (int i = 0; i < LG_LOOPS; i++) {
+        if (agent->loops[i].used != LG_LOOP_USED) {
+            continue;
+        }
         PyObject *alive = lg_loop_object(&agent->loops[i]);
         if (alive == NULL && agent->loops[i].loop != NULL &&
             &agent->loops[i] != lg_loop_current()) {
@@ -260,14 +263,14 @@ wakeup_descriptor(PyObject *py_loop)
 void
 lg_loop_close(struct lg_loop *loop)
 {
-    if (!loop->used) {
+    if (loop->used != LG_LOOP_USED) {
         return;
     }
     uint64_t now = lg_now_ns();
     if (lg_loop_current() == loop) {
         lg_calls_attach(NULL);
     }
-    lg_store32_release(&loop->used, 0);
+    lg_store32_release(&loop->used, LG_LOOP_UNUSED);
     if (loop->entry != NULL && loop->agent->rec.seg.base != NULL) {
         lg_seq_begin(&loop->entry->seq);
         lg_store_relaxed(&loop->entry->state, LG_LOOP_CLOSED);
@@ -318,6 +321,9 @@ static void
 poll_enter(struct lg_calls *calls, uint64_t now_ns)
 {
     struct lg_loop *loop = (struct lg_loop *)calls;
+    if (loop->used != LG_LOOP_USED) {
+        return;
+    }
     if (loop->awake_ns != 0) {
         lg_charge_iteration(loop, now_ns);
     }
@@ -331,6 +337,9 @@ poll_leave(struct lg_calls *calls, uint64_t now_ns, int n_events)
 {
     (void)n_events;
     struct lg_loop *loop = (struct lg_loop *)calls;
+    if (loop->used != LG_LOOP_USED) {
+        return;
+    }
     loop->awake_sums = lg_loop_sums(loop);
     loop->edge_sums = loop->awake_sums;
     loop->awake_gc_ns = loop->gc_ns;
@@ -348,7 +357,7 @@ static void
 slow_call(struct lg_calls *calls, const struct lg_call *call)
 {
     struct lg_loop *loop = (struct lg_loop *)calls;
-    if (call->kind == LG_CALL_GIL || loop->thread.tstate == 0) {
+    if (call->kind == LG_CALL_GIL || loop->thread.tstate == 0 || loop->used != LG_LOOP_USED) {
         return;                         /* whoever waits for the GIL is not the story */
     }
     if (call->dur_ns < loop->slow_call_dur_ns && loop->slow_call_ns >= loop->edge_ns) {

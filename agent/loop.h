@@ -31,6 +31,12 @@ struct lg_agent;
 struct lg_cumulative;
 struct lg_threshold;
 
+/* A slot whose thread may still come by although the agent stopped is never
+ * used again. */
+#define LG_LOOP_UNUSED 0u
+#define LG_LOOP_USED 1u
+#define LG_LOOP_RETIRED 2u
+
 /* Requests that wait behind the last stall, until its next iteration is over. */
 struct lg_waiters {
     uint64_t stall_step;                /* 0 = not collecting */
@@ -47,7 +53,7 @@ struct lg_loop {
     struct lg_agent *agent;
     struct lg_loop_entry *entry;        /* in the segment */
     uint32_t index;
-    uint32_t used;                      /* released last; the watchdog acquires it */
+    uint32_t used;                      /* LG_LOOP_*; released last; the watchdog acquires it */
     bool has_edges;                     /* poll edges come in: iterations are exact */
     enum lg_loop_kind kind;
     pid_t tid;
@@ -102,11 +108,13 @@ struct lg_loop {
     struct lg_threshold *threshold;     /* NULL = fixed */
 };
 
-/* The loop of this thread, or NULL. One thread-local load. */
+/* The loop of this thread, or NULL. One thread-local load, and a look whether
+ * the agent was stopped by another thread meanwhile. */
 static inline struct lg_loop *
 lg_loop_current(void)
 {
-    return (struct lg_loop *)lg_calls_current();
+    struct lg_loop *loop = (struct lg_loop *)lg_calls_current();
+    return loop != NULL && loop->used == LG_LOOP_USED ? loop : NULL;
 }
 
 /* The loop of this thread, registered at first sight (makes segment and

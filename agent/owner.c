@@ -27,6 +27,7 @@ lg_owner_new(struct lg_agent *agent, enum lg_endpoint_kind kind, uint64_t now_ns
         }
     }
     owner->agent = agent;
+    owner->epoch = agent->epoch;
     owner->refs = 1;
     owner->endpoint = -1;
     owner->kind = (uint8_t)kind;
@@ -45,15 +46,23 @@ lg_owner_unref(struct lg_owner *owner)
         owner->flags |= LG_REQ_CANCELLED;
         lg_owner_finish(owner, lg_now_ns());
     }
+    free(owner->cumulative);            /* only of one that never came to its end */
+    owner->cumulative = NULL;
     owner->next_free = owner->agent->free_owners;
     owner->agent->free_owners = owner;
+}
+
+bool
+lg_owner_is_current(const struct lg_owner *owner)
+{
+    return owner->epoch == owner->agent->epoch && owner->agent->state == LG_AGENT_AWAKE;
 }
 
 void
 lg_owner_name(struct lg_owner *owner, uint32_t endpoint, uint64_t now_ns)
 {
     (void)now_ns;
-    if (owner->endpoint >= 0 || owner->agent->state != LG_AGENT_AWAKE) {
+    if (owner->endpoint >= 0 || !lg_owner_is_current(owner)) {
         return;
     }
     owner->endpoint = (int32_t)endpoint;
@@ -67,7 +76,7 @@ lg_owner_name(struct lg_owner *owner, uint32_t endpoint, uint64_t now_ns)
 void
 lg_owner_finish(struct lg_owner *owner, uint64_t now_ns)
 {
-    if (owner->finished || owner->agent->state != LG_AGENT_AWAKE) {
+    if (owner->finished || !lg_owner_is_current(owner)) {
         return;
     }
     owner->finished = true;

@@ -23,6 +23,7 @@ struct lg_owner {
     struct lg_owner *next_free;
     struct lg_loop *loop;               /* where it started; NULL before the first step */
     uint32_t refs;
+    uint32_t epoch;                     /* of the agent: an older one counts nowhere any more */
     int32_t endpoint;                   /* -1: not named yet */
     uint32_t id;                        /* request id, 8 hex digits on the screen */
     uint16_t status;
@@ -50,6 +51,9 @@ struct lg_owner {
     uint64_t waited_step;               /* last stall it was counted as waiting for */
     struct lg_cumulative *cumulative;   /* lazily, with its first step over the minimum */
 };
+
+/* Does it belong to the segment that is open now? */
+bool lg_owner_is_current(const struct lg_owner *owner);
 
 /* A fresh record with one reference; NULL when memory is out. */
 struct lg_owner *lg_owner_new(struct lg_agent *agent, enum lg_endpoint_kind kind,

@@ -85,6 +85,13 @@ lg_record_close(struct lg_recorder *rec, bool keep)
 }
 
 void
+lg_record_leave(struct lg_recorder *rec, bool keep)
+{
+    lg_segment_leave(&rec->seg, keep);
+    lg_record_forget(rec);
+}
+
+void
 lg_record_forget(struct lg_recorder *rec)
 {
     if (rec->seg.base != NULL) {

@@ -49,6 +49,8 @@ enum lg_wait { LG_TRY, LG_WAIT };
 int lg_record_open(struct lg_recorder *rec, const struct lg_segment_options *options);
 /* Drains nothing; the caller has stopped all writers. */
 void lg_record_close(struct lg_recorder *rec, bool keep);
+/* The same, leaving the mapping for threads that may still write a word. */
+void lg_record_leave(struct lg_recorder *rec, bool keep);
 /* In a forked child: frees private memory, forgets the segment. */
 void lg_record_forget(struct lg_recorder *rec);
 

@@ -61,7 +61,7 @@ handle_call(PyObject *op, PyObject *const *args, size_t nargsf, PyObject *kwname
     if (PyVectorcall_NARGS(nargsf) >= 2 && PyDict_Check(args[1])) {
         struct lg_loop *loop = lg_loop_current();
         struct lg_owner *owner = loop != NULL ? loop->running : NULL;
-        if (owner != NULL && owner->endpoint < 0 && self->agent->state == LG_AGENT_AWAKE) {
+        if (owner != NULL && owner->endpoint < 0 && lg_owner_is_current(owner)) {
             name_from_route(self->agent, owner, args[0], args[1], self->is_mount);
         }
     }
@@ -224,7 +224,7 @@ endpoint_of(struct lg_agent *agent, struct lg_owner *owner, PyObject *text)
 void
 lg_route_name_at_end(struct lg_agent *agent, struct lg_owner *owner, PyObject *scope)
 {
-    if (agent->state != LG_AGENT_AWAKE || !PyDict_Check(scope)) {
+    if (!lg_owner_is_current(owner) || !PyDict_Check(scope)) {
         return;
     }
     struct lg_pending pending;

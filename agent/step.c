@@ -128,6 +128,11 @@ lg_step_trim(void)
 static void
 enter(struct timed *self, struct running *r)
 {
+    struct lg_owner *owner = self->owner;
+    if (!lg_owner_is_current(owner)) {
+        r->loop = NULL;                 /* stopped, or forked, since it began */
+        return;
+    }
     struct lg_loop *loop = lg_loop_current();
     if (loop == NULL) {
         loop = lg_loop_here(self->agent);
@@ -136,7 +141,6 @@ enter(struct timed *self, struct running *r)
     if (loop == NULL) {
         return;
     }
-    struct lg_owner *owner = self->owner;
     r->outer = loop->running;
     if (r->outer == owner) {
         r->loop = NULL;                 /* within its own step already */

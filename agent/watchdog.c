@@ -212,11 +212,14 @@ tick(struct lg_watchdog *w, uint64_t now_ns)
     struct lg_agent *agent = w->agent;
     for (uint32_t i = 0; i < LG_LOOPS; i++) {
         struct lg_loop *loop = &agent->loops[i];
+        if (lg_load32_acquire(&loop->used) == LG_LOOP_RETIRED) {
+            continue;
+        }
         if (loop->notes.slot != NULL) {
             read_notes(w, loop, now_ns);
         }
         /* Pairs with the release at the end of a loop's registration. */
-        if (lg_load32_acquire(&loop->used)) {
+        if (lg_load32_acquire(&loop->used) == LG_LOOP_USED) {
             look(w, loop, now_ns);
         }
     }
@@ -618,7 +621,7 @@ every_second(struct lg_watchdog *w, uint64_t now_ns)
     tell_overflow(w, now_ns);
     for (uint32_t i = 0; i < LG_LOOPS; i++) {
         struct lg_loop *loop = &agent->loops[i];
-        if (!lg_load32_acquire(&loop->used)) {
+        if (lg_load32_acquire(&loop->used) != LG_LOOP_USED) {
             continue;
         }
         struct lg_loop_entry *e = loop->entry;

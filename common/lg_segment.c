@@ -28,6 +28,7 @@
 #define MAX_SUFFIX 7                    /* ".1" .. ".7" after the name itself */
 #define LOCK_TRIES 20                   /* of 1 ms: a reader may be probing */
 
+static void close_fd_only(struct lg_segment *seg);
 static int check_options(const struct lg_segment_options *options);
 static int make_file(const struct lg_segment_options *options, const struct lg_proc_info *proc,
                      struct lg_segment *seg);
@@ -81,11 +82,22 @@ lg_segment_create(const struct lg_segment_options *options, struct lg_segment *o
 void
 lg_segment_close(struct lg_segment *seg, bool keep)
 {
+    void *base = seg->base;
+    size_t size = seg->size;
+    lg_segment_leave(seg, keep);
+    if (base != NULL) {
+        munmap(base, size);
+    }
+}
+
+void
+lg_segment_leave(struct lg_segment *seg, bool keep)
+{
     if (seg->base == NULL) {
         return;
     }
     if (seg->owner_pid != getpid()) {
-        lg_segment_forget(seg);         /* a fork's copy: the file is the parent's */
+        close_fd_only(seg);             /* a fork's copy: the file is the parent's */
         return;
     }
     /* Whoever sees "exited" sees all that was written. Pairs with the copy of
@@ -94,7 +106,7 @@ lg_segment_close(struct lg_segment *seg, bool keep)
     if (!keep && path_is_ours(seg)) {
         unlink(seg->path);
     }
-    lg_segment_forget(seg);
+    close_fd_only(seg);
 }
 
 void
@@ -102,12 +114,22 @@ lg_segment_forget(struct lg_segment *seg)
 {
     void *base = seg->base;
     size_t size = seg->size;
+    close_fd_only(seg);
+    if (base != NULL) {
+        munmap(base, size);
+    }
+}
+
+/* Empties `seg`, closes its descriptor; the mapping is the caller's. */
+static void
+close_fd_only(struct lg_segment *seg)
+{
+    bool open = seg->base != NULL;
     int fd = seg->fd;
     /* The pointers go first: a signal handler in between finds no segment. No
      * LOCK_UN: in a child the lock belongs to the parent's description, too. */
     *seg = (struct lg_segment){.fd = -1};
-    if (base != NULL) {
-        munmap(base, size);
+    if (open) {
         close(fd);
     }
 }

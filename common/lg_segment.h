@@ -76,6 +76,10 @@ int lg_segment_create(const struct lg_segment_options *options, struct lg_segmen
 /* Sets the state, unmaps, closes; unlinks the file unless `keep`. */
 void lg_segment_close(struct lg_segment *seg, bool keep);
 
+/* The same, but the mapping stays for the life of the process: for when some
+ * other thread may still be about to write a word. `seg` is empty after. */
+void lg_segment_leave(struct lg_segment *seg, bool keep);
+
 /* In a forked child: drops mapping and descriptor, touches no shared byte. */
 void lg_segment_forget(struct lg_segment *seg);
 
