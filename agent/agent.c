@@ -17,6 +17,7 @@
 #include "names.h"
 #include "pool.h"
 #include "pycompat.h"
+#include "select.h"
 #include "settings.h"
 #include "step.h"
 #include "task.h"
@@ -213,7 +214,7 @@ open_features(struct lg_agent *agent)
 bool
 lg_agent_has_edges(const struct lg_agent *agent)
 {
-    return agent->features[LG_FEATURE_ITERATIONS].on;
+    return agent->features[LG_FEATURE_HOOKS].on && agent->features[LG_FEATURE_ITERATIONS].on;
 }
 
 void
@@ -342,6 +343,7 @@ close_all(struct lg_agent *agent, bool keep)
             PyObject *py_loop = lg_loop_object(&agent->loops[i]);
             if (py_loop != NULL) {
                 lg_task_uninstall(agent, py_loop);
+                lg_select_uninstall(agent, py_loop);
                 Py_DECREF(py_loop);
             }
             lg_loop_close(&agent->loops[i]);

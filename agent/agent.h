@@ -103,6 +103,7 @@ struct lg_agent {
     PyObject *send_type;
     PyObject *asgi_type;
     PyObject *route_type;
+    PyObject *select_type;
     PyObject *pool_type;
     PyObject *like_function;            /* a coroutine function (scope, receive, send) */
     PyObject *task_class;               /* asyncio.Task */

@@ -194,7 +194,7 @@ measure(struct lg_loop *loop, uint64_t wall_ns, const struct lg_sums *from, uint
         .wall_ns = wall_ns,
         .calls = sums_since(loop, from),
         .gc_ns = loop->gc_ns - gc_from_ns,
-        .votes = &loop->votes,
+        .votes = wall_ns > lg_load_relaxed(&loop->threshold_ns) ? &loop->votes : NULL,
     };
     lg_meter_stretch(&loop->meter, wall_ns, &stretch.used);
     if (major_faults != NULL) {

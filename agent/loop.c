@@ -13,6 +13,7 @@
 #include "charge.h"
 #include "names.h"
 #include "pycompat.h"
+#include "select.h"
 #include "task.h"
 #include "threshold.h"
 
@@ -125,6 +126,12 @@ register_loop(struct lg_agent *agent, PyObject *py_loop)
     loop->calls.slow_ns = loop->threshold_ns / 4 > LG_CALL_LOOK_NS ? loop->threshold_ns / 4
                                                                    : LG_CALL_LOOK_NS;
     loop->has_edges = lg_agent_has_edges(agent);
+    if (!loop->has_edges && loop->kind == LG_LOOP_ASYNCIO) {
+        loop->has_edges = lg_select_install(agent, loop, py_loop);
+        if (loop->has_edges) {
+            lg_agent_feature(agent, LG_FEATURE_ITERATIONS, true, "by the selector: no hooks");
+        }
+    }
     loop->awake_ns = now;
     loop->edge_ns = now;
     lg_calls_attach(&loop->calls);
@@ -320,7 +327,19 @@ lg_loop_rename(struct lg_loop *loop, const struct lg_owner *owner)
 static void
 poll_enter(struct lg_calls *calls, uint64_t now_ns)
 {
-    struct lg_loop *loop = (struct lg_loop *)calls;
+    lg_loop_poll_enter((struct lg_loop *)calls, now_ns);
+}
+
+static void
+poll_leave(struct lg_calls *calls, uint64_t now_ns, int n_events)
+{
+    (void)n_events;
+    lg_loop_poll_leave((struct lg_loop *)calls, now_ns);
+}
+
+void
+lg_loop_poll_enter(struct lg_loop *loop, uint64_t now_ns)
+{
     if (loop->used != LG_LOOP_USED) {
         return;
     }
@@ -332,11 +351,9 @@ poll_enter(struct lg_calls *calls, uint64_t now_ns)
     lg_store_relaxed(&loop->entry->awake_since_ns, 0);
 }
 
-static void
-poll_leave(struct lg_calls *calls, uint64_t now_ns, int n_events)
+void
+lg_loop_poll_leave(struct lg_loop *loop, uint64_t now_ns)
 {
-    (void)n_events;
-    struct lg_loop *loop = (struct lg_loop *)calls;
     if (loop->used != LG_LOOP_USED) {
         return;
     }

@@ -151,6 +151,10 @@ lg_loop_busy(struct lg_loop *loop, uint64_t ns)
     }
 }
 
+/* The edges of its poll, on the loop thread; the hooks call these, or select.c. */
+void lg_loop_poll_enter(struct lg_loop *loop, uint64_t now_ns);
+void lg_loop_poll_leave(struct lg_loop *loop, uint64_t now_ns);
+
 /* Writes line A: a step of `owner` runs since `start_ns`. */
 void lg_loop_publish(struct lg_loop *loop, const struct lg_owner *owner, uint64_t start_ns,
                      uint64_t state);

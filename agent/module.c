@@ -14,6 +14,7 @@
 #include "names.h"
 #include "pool.h"
 #include "pycompat.h"
+#include "select.h"
 #include "step.h"
 #include "task.h"
 
@@ -234,7 +235,7 @@ exec_module(PyObject *module)
         mark_coroutine_function(agent.like_function) < 0 ||
         lg_step_add_types(module, &agent) < 0 || lg_asgi_add_types(module, &agent) < 0 ||
         lg_task_add_types(module, &agent) < 0 || lg_route_add_types(module, &agent) < 0 ||
-        lg_pool_add_types(module, &agent) < 0) {
+        lg_pool_add_types(module, &agent) < 0 || lg_select_add_types(module, &agent) < 0) {
         return -1;
     }
     if (PyModule_AddObjectRef(module, "Asgi", agent.asgi_type) < 0) {

@@ -369,6 +369,7 @@ leave_watch(struct lg_loop *loop, struct lg_watch *watch)
 {
     if (watch->active) {
         watch->active = false;
+        memset(&loop->votes, 0, sizeof(loop->votes));
         lg_store_release(&loop->entry->stall_ticket, 0);
     }
 }
