@@ -37,7 +37,10 @@ mkdir -p build
 # meson and ninja are those of the environment.
 export PATH="$root/$venv/bin:$PATH"
 # pip shows a whole log when a file does not compile; ninja shows the error.
-[ ! -e "$build/build.ninja" ] || ninja -C "$build" --quiet
+if [ -e "$build/build.ninja" ]; then
+    log=$(ninja -C "$build" build.ninja 2>&1) || die "$log"
+    ninja -C "$build" --quiet
+fi
 "$venv/bin/python" -m pip install -qq --no-deps \
     --no-build-isolation --no-index --force-reinstall "$@" .
 mv "$stamp.new" "$stamp"
