@@ -24,7 +24,7 @@ lg_dump_text(struct lg_top *top, FILE *out)
     struct lg_paint plain = lg_paint_for(false);
     struct lg_view view = {.window = LG_WINDOW_TOTAL};
     const struct lg_worker *w = top->workers[0];
-    lg_print_header(top, 0, plain, out);
+    lg_print_header("loopguard-dump", top, 0, plain, out);
     write_process(w, out);
     if (w->blocked.active || w->blocked.at_death) {
         fprintf(out, "\n== %s\n", w->post_mortem ? "What ran at the end" : "Blocked now");
@@ -89,9 +89,8 @@ write_stacks(struct lg_top *top, FILE *out)
         char name[512];
         for (size_t k = 0; k < d->stack_count; k++) {
             const struct lg_weighted_stack *s = &d->stacks[k];
-            fprintf(out, " %s%7s  %3sx  max %s  %s\n", any ? "\n " : "", D(s->total_ns),
-                    C(s->count), D(s->max_ns),
-                    lg_print_name(&rows[i].key, name, sizeof(name)));
+            fprintf(out, "%s %8s  %3sx  max %s  %s\n", any ? "\n" : "", D(s->total_ns),
+                    C(s->count), D(s->max_ns), lg_print_prose(&rows[i].key, name, sizeof(name)));
             if (s->stack != NULL) {
                 lg_print_stack(s->stack, "     ", false, out);
             }
@@ -120,9 +119,9 @@ write_loops(struct lg_top *top, FILE *out)
                 i, kinds[l->kind < 2 ? l->kind : 2], l->thread[0] != '\0' ? l->thread : "-",
                 l->closed ? "  (closed)" : "", C(l->iterations), C(l->steps), C(t->requests),
                 D(t->busy_ns), C(t->blocks), D(t->blocked_ns), D(l->max_lag_ns));
-        fprintf(out, "   ");
         for (uint32_t c = 0; c < LG_CAUSE_COUNT; c++) {
-            fprintf(out, " %s %s ", lg_format_cause(c), D(l->parts_ns[c]));
+            fprintf(out, "%s%s %s", c == 0 ? "    " : "   ", lg_format_cause(c),
+                    D(l->parts_ns[c]));
         }
         fputc('\n', out);
     }
@@ -146,7 +145,7 @@ write_pool(const struct lg_worker *w, FILE *out)
     for (size_t i = 0; i < p->stuck_count; i++) {
         char name[512];
         fprintf(out, " stuck for %s: thread %u in %s\n", D(p->stuck[i].for_ns), p->stuck[i].tid,
-                lg_print_name(&p->stuck[i].key, name, sizeof(name)));
+                lg_print_prose(&p->stuck[i].key, name, sizeof(name)));
         lg_print_stack(&p->stuck[i].stack, "     ", false, out);
     }
 }
@@ -175,7 +174,7 @@ write_rings(const struct lg_worker *w, FILE *out)
 {
     for (uint32_t i = 0; i < LG_RINGS; i++) {
         const struct lg_records *r = &w->snap->rings[i];
-        if (r->capacity == 0) {
+        if (r->capacity == 0 || (r->to == 0 && !r->cursor.damaged && r->cursor.torn == 0)) {
             continue;
         }
         fprintf(out, " ring %u (%s)   %s written, %s kept%s%s\n", i,

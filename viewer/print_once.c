@@ -8,21 +8,26 @@
 
 #include "../common/lg_clock.h"
 
-static void print_title(const struct lg_worker *w, struct lg_paint paint, FILE *out);
+static void print_title(const char *program, const struct lg_worker *w, struct lg_paint paint,
+                        FILE *out);
 static void print_workers(struct lg_top *top, const struct lg_view *view, struct lg_paint paint,
                           FILE *out);
 static void print_worker_line(struct lg_top *top, const struct lg_worker *w,
                               const struct lg_view *view, struct lg_paint paint, FILE *out);
-static void print_row(const struct lg_top *top, const struct lg_row *row, bool merged, FILE *out);
+static void print_row(const struct lg_top *top, const struct lg_row *row, bool merged, size_t width,
+                      FILE *out);
+static void print_padded(const char *text, size_t width, FILE *out);
 static void print_window_line(const struct lg_view *view, const struct lg_row *rows, size_t count,
                               FILE *out);
 static void print_block_line(const struct lg_worker *w, FILE *out);
 static void print_waiting(const struct lg_waiting *waiting, const char *indent, FILE *out);
 static void print_parts(const struct lg_blocked *b, FILE *out);
-static void print_event(const struct lg_top *top, const struct lg_event *e, struct lg_paint paint,
-                        FILE *out);
+static void print_event(const struct lg_top *top, const struct lg_event *e, size_t width,
+                        struct lg_paint paint, FILE *out);
 static const char *frame_text(const struct lg_stack_frame *f, char *out, size_t size);
 static const char *quantile_note(enum lg_quantile_source source);
+
+#define MAX_PADDED 40                   /* a longer name shifts its own line only */
 
 #define D(ns) lg_format_duration((ns), (char[LG_TEXT]){0}, LG_TEXT)
 #define W(ns) lg_format_duration_wide((ns), (char[LG_TEXT]){0}, LG_TEXT)
@@ -51,7 +56,7 @@ lg_print_once(struct lg_top *top, const struct lg_view *view, struct lg_paint pa
         lg_print_rows(top, LG_ALL_WORKERS, view, out);
         return;
     }
-    lg_print_header(top, 0, paint, out);
+    lg_print_header("loopguard-top", top, 0, paint, out);
     fputc('\n', out);
     if (lg_print_blocked(top, 0, paint, out)) {
         fputc('\n', out);
@@ -60,13 +65,14 @@ lg_print_once(struct lg_top *top, const struct lg_view *view, struct lg_paint pa
 }
 
 void
-lg_print_header(struct lg_top *top, size_t worker, struct lg_paint paint, FILE *out)
+lg_print_header(const char *program, struct lg_top *top, size_t worker, struct lg_paint paint,
+                FILE *out)
 {
     const struct lg_worker *w = top->workers[worker];
     const struct lg_window_sum *recent = &w->sum[LG_WINDOW_10S];
     const struct lg_window_sum *total = &w->sum[LG_WINDOW_TOTAL];
     char when[LG_TEXT];
-    print_title(w, paint, out);
+    print_title(program, w, paint, out);
     const struct lg_quantiles *lag =
         recent->lag.source != LG_QUANTILE_NONE ? &recent->lag : &total->lag;
     fprintf(out, " Lag    %s %s%s   p50 %s   p90 %s   p99 %s%s   max %s",
@@ -106,7 +112,7 @@ lg_print_header(struct lg_top *top, size_t worker, struct lg_paint paint, FILE *
 }
 
 static void
-print_title(const struct lg_worker *w, struct lg_paint paint, FILE *out)
+print_title(const char *program, const struct lg_worker *w, struct lg_paint paint, FILE *out)
 {
     char state[64];
     char age[LG_TEXT];
@@ -132,7 +138,7 @@ print_title(const struct lg_worker *w, struct lg_paint paint, FILE *out)
         snprintf(state, sizeof(state), "AGENT OFF");
         break;
     }
-    fprintf(out, " %sloopguard-top%s  %s  %s   python %s   %s %s   agent %s   %s%s%s\n", paint.bold,
+    fprintf(out, " %s%s%s  %s  %s   python %s   %s %s   agent %s   %s%s%s\n", paint.bold, program,
             paint.off, w->label, w->app[0] != '\0' ? w->app : "-", w->python,
             w->post_mortem ? "ran" : "up",
             lg_format_uptime(w->up_ns, (char[LG_TEXT]){0}, LG_TEXT),
@@ -177,7 +183,7 @@ lg_print_blocked(struct lg_top *top, size_t worker, struct lg_paint paint, FILE 
         }
         return false;
     }
-    lg_print_name(&b->key, name, sizeof(name));
+    lg_print_prose(&b->key, name, sizeof(name));
     if (b->active) {
         fprintf(out, "%sBLOCKED %s%s  %s\n", paint.alarm, W(b->for_ns), paint.off, name);
     }
@@ -232,7 +238,7 @@ lg_print_blocked(struct lg_top *top, size_t worker, struct lg_paint paint, FILE 
     if (b->holder_stack.depth > 0) {
         fprintf(out, "  the GIL is held by");
         if (b->holder.name != NULL) {
-            fprintf(out, " %s", lg_print_name(&b->holder, name, sizeof(name)));
+            fprintf(out, " %s", lg_print_prose(&b->holder, name, sizeof(name)));
         }
         fprintf(out, "\n");
         lg_print_stack(&b->holder_stack, "    ", true, out);
@@ -271,7 +277,7 @@ print_waiting(const struct lg_waiting *waiting, const char *indent, FILE *out)
     for (size_t i = 0; i < waiting->endpoint_count; i++) {
         char name[512];
         fprintf(out, "%s %sx %s", i == 0 ? ":" : ",", C(waiting->endpoint[i].requests),
-                lg_print_name(&waiting->endpoint[i].key, name, sizeof(name)));
+                lg_print_prose(&waiting->endpoint[i].key, name, sizeof(name)));
     }
     fputc('\n', out);
 }
@@ -373,12 +379,20 @@ lg_print_rows(struct lg_top *top, size_t worker, const struct lg_view *view, FIL
     char ms[LG_TEXT];
     uint64_t in_force = top->worker_count > 0 ? top->workers[merged ? 0 : worker]->threshold_ns : 0;
     snprintf(threshold, sizeof(threshold), "N>%s", lg_format_ms(in_force, ms, sizeof(ms)));
-    print_window_line(view, rows, count, out);
-    fprintf(out, " %8s  %6s  %6s  %7s  %8s  %7s  %7s  %7s  %6s  %4s  %s%-9s%s\n", "BLOCKED", "%LOOP",
-            threshold, "N TOTAL", "MAX", "P99", "P90", "P50", "REQ/S", "OPEN",
-            merged ? "WORST-PID  " : "", "ENDPOINT", "  WORST FRAME");
+    size_t width = sizeof("ENDPOINT") - 1;
     for (size_t i = 0; i < count; i++) {
-        print_row(top, &rows[i], merged, out);
+        char name[512];
+        size_t columns = lg_format_columns(lg_print_name(&rows[i].key, name, sizeof(name)));
+        width = columns > width && columns <= MAX_PADDED ? columns : width;
+    }
+    print_window_line(view, rows, count, out);
+    fprintf(out, " %8s  %6s  %6s  %7s  %8s  %7s  %7s  %7s  %6s  %4s  %s", "BLOCKED", "%LOOP",
+            threshold, "N TOTAL", "MAX", "P99", "P90", "P50", "REQ/S", "OPEN",
+            merged ? "WORST-PID  " : "");
+    print_padded("ENDPOINT", width, out);
+    fputs("  WORST FRAME\n", out);
+    for (size_t i = 0; i < count; i++) {
+        print_row(top, &rows[i], merged, width, out);
     }
     if (count == 0) {
         fprintf(out, " (no endpoint%s)\n",
@@ -411,7 +425,8 @@ quantile_note(enum lg_quantile_source source)
 }
 
 static void
-print_row(const struct lg_top *top, const struct lg_row *row, bool merged, FILE *out)
+print_row(const struct lg_top *top, const struct lg_row *row, bool merged, size_t width,
+          FILE *out)
 {
     const struct lg_figures *f = &row->now;
     char max[LG_TEXT + 2];
@@ -426,12 +441,26 @@ print_row(const struct lg_top *top, const struct lg_row *row, bool merged, FILE 
         snprintf(pid, sizeof(pid), "%9s  ",
                  f->blocked_ns != 0 ? top->workers[row->worst_worker]->label : "-");
     }
-    fprintf(out, " %8s  %6s  %6s  %7s  %8s  %7s  %7s  %7s  %6s  %4s  %s%s%s%s\n",
-            D(f->blocked_ns), S(f->loop_share), C(f->blocks), C(row->total_blocks), max,
-            U(f->step.p99_us), U(f->step.p90_us), U(f->step.p50_us),
+    fprintf(out, " %8s  %6s  %6s  %7s  %8s  %7s  %7s  %7s  %6s  %4s  %s", D(f->blocked_ns), S(f->loop_share), C(f->blocks), C(row->total_blocks), max, U(f->step.p99_us), U(f->step.p90_us), U(f->step.p50_us),
             row->key.kind == LG_KIND_REQUEST || f->requests > 0 ? R(f->requests_per_s) : "-",
-            row->key.kind == LG_KIND_REQUEST || row->open > 0 ? C(row->open) : "-", pid,
-            lg_print_name(&row->key, name, sizeof(name)), frame[0] != '\0' ? "   " : "", frame);
+            row->key.kind == LG_KIND_REQUEST || row->open > 0 ? C(row->open) : "-", pid);
+    lg_print_name(&row->key, name, sizeof(name));
+    if (frame[0] == '\0') {
+        fprintf(out, "%s\n", name);
+        return;
+    }
+    print_padded(name, width, out);
+    fprintf(out, "  %s\n", frame);
+}
+
+/* printf's own width counts bytes, not columns. */
+static void
+print_padded(const char *text, size_t width, FILE *out)
+{
+    fputs(text, out);
+    for (size_t n = lg_format_columns(text); n < width; n++) {
+        fputc(' ', out);
+    }
 }
 
 void
@@ -447,17 +476,25 @@ lg_print_events(struct lg_top *top, const struct lg_view *view, struct lg_paint 
     if (top->worker_count == 1) {
         fprintf(out, "   worker %s", top->workers[0]->label);
     }
-    fprintf(out, "\n TIME          %s BLOCKED  WAITED  CAUSE      REQUEST   ENDPOINT  INNERMOST FRAME"
-                 "  YOUR CODE\n",
-            top->worker_count > 1 ? "    PID  " : "");
     size_t most = view->top != 0 && view->top < count ? view->top : count;
+    size_t width = sizeof("ENDPOINT") - 1;
     for (size_t i = 0; i < most; i++) {
-        print_event(top, &events[i], paint, out);
+        char name[512];
+        size_t columns = lg_format_columns(lg_print_name(&events[i].key, name, sizeof(name)));
+        width = columns > width && columns <= MAX_PADDED ? columns : width;
+    }
+    fprintf(out, "\n TIME          %s BLOCKED  WAITED  CAUSE       REQUEST   ",
+            top->worker_count > 1 ? "    PID  " : "");
+    print_padded("ENDPOINT", width, out);
+    fputs("  INNERMOST FRAME, YOUR CODE\n", out);
+    for (size_t i = 0; i < most; i++) {
+        print_event(top, &events[i], width, paint, out);
     }
 }
 
 static void
-print_event(const struct lg_top *top, const struct lg_event *e, struct lg_paint paint, FILE *out)
+print_event(const struct lg_top *top, const struct lg_event *e, size_t width,
+            struct lg_paint paint, FILE *out)
 {
     char when[LG_TEXT];
     char name[512];
@@ -476,17 +513,34 @@ print_event(const struct lg_top *top, const struct lg_event *e, struct lg_paint 
     }
     snprintf(duration, sizeof(duration), "%s%s", D(e->duration_ns), e->ongoing ? "+" : "");
     snprintf(request, sizeof(request), "%08x", e->request_id);
-    fprintf(out, " %s  %s%s%8s%s  %6s  %-9s  %-8s  %s%s%s%s%s%s%s\n", when, pid,
-            e->ongoing ? paint.alarm : "", duration, paint.off, C(e->waited_requests),
-            lg_format_cause(e->cause), e->request_id != 0 ? request : "-",
-            lg_print_name(&e->key, name, sizeof(name)),
-            e->kind == LG_STALL_CUMULATIVE ? " (cumulative)" : "",
-            e->innermost != NULL ? "  " : "",
-            e->innermost != NULL ? frame_text(e->innermost, inner, sizeof(inner)) : "",
-            e->user != NULL && e->user != e->innermost ? "  " : "",
-            e->user != NULL && e->user != e->innermost ? frame_text(e->user, user, sizeof(user))
-                                                       : "",
-            e->torn ? "  (incomplete)" : "");
+    bool iteration = e->kind == LG_STALL_ITERATION;
+    bool cumulative = e->kind == LG_STALL_CUMULATIVE;
+    fprintf(out, " %s  %s%s%8s%s  %6s  %-10s  %-8s  ", when, pid, e->ongoing ? paint.alarm : "",
+            duration, paint.off, C(e->waited_requests), lg_format_cause(e->cause),
+            e->request_id != 0 ? request : "-");
+    print_padded(lg_print_name(&e->key, name, sizeof(name)), width, out);
+    if (iteration || cumulative) {
+        fprintf(out, "  (%s)", lg_format_stall_kind(e->kind));
+    }
+    if (e->innermost != NULL) {
+        fprintf(out, "  %s", frame_text(e->innermost, inner, sizeof(inner)));
+    }
+    if (e->user != NULL && e->user != e->innermost) {
+        fprintf(out, " < %s", frame_text(e->user, user, sizeof(user)));
+    }
+    fprintf(out, "%s\n", e->torn ? "  (incomplete)" : "");
+}
+
+char *
+lg_print_prose(const struct lg_key *key, char *out, size_t size)
+{
+    const char *label = lg_format_label(key->kind, key->method);
+    const char *name = key->name != NULL ? key->name : "";
+    if (key->kind == LG_KIND_LOOP && name[0] == '\0') {
+        name = "idle/other";
+    }
+    snprintf(out, size, "%s%s%s", label, label[0] != '\0' && name[0] != '\0' ? " " : "", name);
+    return out;
 }
 
 char *
@@ -494,16 +548,11 @@ lg_print_name(const struct lg_key *key, char *out, size_t size)
 {
     const char *label = lg_format_label(key->kind, key->method);
     const char *name = key->name != NULL ? key->name : "";
-    if (key->kind == LG_KIND_LOOP && name[0] == '\0') {
-        name = "idle/other";
-    }
     if (key->kind == LG_KIND_REQUEST && label[0] != '\0') {
         snprintf(out, size, "%-5s %s", label, name);
+        return out;
     }
-    else {
-        snprintf(out, size, "%s%s%s", label, label[0] != '\0' ? " " : "", name);
-    }
-    return out;
+    return lg_print_prose(key, out, size);
 }
 
 static const char *

@@ -30,12 +30,15 @@ void lg_print_events(struct lg_top *top, const struct lg_view *view, struct lg_p
                      FILE *out);
 
 /* Parts that loopguard-dump prints, too. */
-void lg_print_header(struct lg_top *top, size_t worker, struct lg_paint paint, FILE *out);
+void lg_print_header(const char *program, struct lg_top *top, size_t worker, struct lg_paint paint,
+                FILE *out);
 void lg_print_rows(struct lg_top *top, size_t worker, const struct lg_view *view, FILE *out);
 void lg_print_stack(const struct lg_stack_view *stack, const char *indent, bool fold, FILE *out);
 /* "BLOCKED 1.27 s in POST /x ..." or what it died in; false when neither. */
 bool lg_print_blocked(struct lg_top *top, size_t worker, struct lg_paint paint, FILE *out);
-/* "POST  /x" into `out`. */
+/* In a sentence: "POST /x", "(task) poll". */
+char *lg_print_prose(const struct lg_key *key, char *out, size_t size);
+/* In a column: "POST  /x". */
 char *lg_print_name(const struct lg_key *key, char *out, size_t size);
 
 #endif

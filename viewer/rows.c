@@ -564,6 +564,15 @@ finish_rows(struct builder *b, enum lg_quantile_source source)
         bool known = source != LG_QUANTILE_NONE;
         lg_quantiles_of(known ? &p->hists[2 * i] : NULL, source, &row->now.step);
         lg_quantiles_of(known ? &p->hists[2 * i + 1] : NULL, source, &row->now.response);
+        /* A bucket's upper edge may lie above the longest step of all. */
+        if (row->now.max_ns != 0) {
+            uint64_t max_us = row->now.max_ns / LG_NS_PER_US;
+            uint64_t *q[] = {&row->now.step.p50_us, &row->now.step.p90_us, &row->now.step.p99_us,
+                             &row->now.step.p999_us};
+            for (size_t k = 0; k < sizeof(q) / sizeof(q[0]); k++) {
+                *q[k] = *q[k] != LG_NONE && *q[k] > max_us ? max_us : *q[k];
+            }
+        }
         row->step_hist = known ? &p->hists[2 * i] : NULL;
         if (row->unknown) {
             row->now = (struct lg_figures){
