@@ -33,7 +33,9 @@ static int take_terminal(struct lg_screen *s);
 static void run(struct lg_screen *s);
 static void tick(struct lg_screen *s);
 static void tick_fast(struct lg_screen *s);
+static bool stack_is_waiting(struct lg_screen *s);
 static void draw(struct lg_screen *s);
+static void paint(struct lg_screen *s);
 static void notice_restarts(struct lg_screen *s);
 static void choose_worker(struct lg_screen *s, size_t worker);
 static void find_worker_again(struct lg_screen *s);
@@ -193,6 +195,10 @@ tick_fast(struct lg_screen *s)
     if (s->paused || !lg_top_refresh_banner(s->top)) {
         return;
     }
+    if (stack_is_waiting(s)) {
+        tick(s);
+        return;
+    }
     ring_once(s);
     int row = lg_screen_banner_row(s);
     if (s->page == LG_PAGE_BLOCKED) {
@@ -204,8 +210,37 @@ tick_fast(struct lg_screen *s)
     }
 }
 
+/* The fast lane copies no tables. When the watchdog has sampled a block whose
+ * stack is not among ours, all is copied at once, twice a second at most. */
+static bool
+stack_is_waiting(struct lg_screen *s)
+{
+    const struct lg_banner *banner = lg_top_banner(s->top);
+    if (banner == NULL || banner->kind != LG_BANNER_BLOCKED ||
+        banner->worker >= s->top->worker_count) {
+        return false;
+    }
+    const struct lg_blocked *b = &s->top->workers[banner->worker]->blocked;
+    uint64_t now = lg_now_ns();
+    if (b->stack.depth > 0 || b->samples == LG_NONE || b->samples == 0 ||
+        now - s->copied_ns < 5 * FAST_NS) {
+        return false;
+    }
+    s->copied_ns = now;
+    return true;
+}
+
 static void
 draw(struct lg_screen *s)
+{
+    paint(s);
+    if (!s->quit) {
+        lg_term_show(s->term, &s->canvas);
+    }
+}
+
+static void
+paint(struct lg_screen *s)
 {
     static void (*const rooms[])(struct lg_screen *) = {
 #define LG_X(name, suffix, word) lg_screen_##suffix,
@@ -227,7 +262,6 @@ draw(struct lg_screen *s)
     else {
         rooms[s->page](s);
     }
-    lg_term_show(s->term, &s->canvas);
 }
 
 /* ---- workers that come and go ------------------------------------------ */
@@ -311,10 +345,11 @@ read_keys(struct lg_screen *s)
     bool any = false;
     while (!s->quit && (key = lg_term_key(s->term)) != LG_KEY_NOTHING) {
         handle_key(s, key);
+        paint(s);                       /* the next key may move in a new list */
         any = true;
     }
     if (any && !s->quit) {
-        draw(s);
+        lg_term_show(s->term, &s->canvas);
     }
 }
 

@@ -330,7 +330,7 @@ draw_view(struct lg_screen *s, int row, size_t count)
     }
     lg_format_cut(filtered ? s->view.filter : "(none)", lg_screen_wide(s) ? 30 : 10, filter, 128);
     snprintf(text, sizeof(text), "sort %s%s   filter %.128s   %s",
-             lg_sort_heading(s->view.sort), s->view.reverse ? " (reversed)" : "", filter, rows);
+             lg_sort_heading(s->view.sort), s->view.reverse && lg_screen_wide(s) ? " (reversed)" : "", filter, rows);
     if (at + 2 + (int)lg_format_columns(text) >= s->canvas.columns) {
         snprintf(text, sizeof(text), "%s", rows);
     }

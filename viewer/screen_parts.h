@@ -90,6 +90,7 @@ struct lg_screen {
     uint64_t zeroed_real_ns;
     bool mouse;
     bool rang;
+    uint64_t copied_ns;                 /* all tables, out of turn */
 
     char message[LG_LINE_MAX];
     uint64_t message_until_ns;

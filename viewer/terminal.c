@@ -515,8 +515,9 @@ on_continued(int signo)
 static void
 on_fatal(int signo, siginfo_t *info, void *context)
 {
-    if (signo == SIGBUS && (state.bus_before.sa_flags & SA_SIGINFO) != 0) {
-        /* A cut segment: its guard jumps away and does not come back here. */
+    if (signo == SIGBUS && info->si_code > 0 && (state.bus_before.sa_flags & SA_SIGINFO) != 0) {
+        /* A cut segment: its guard jumps away and does not come back here.
+         * (One that kill() sent is not asked about: the guard would die by it.) */
         state.bus_before.sa_sigaction(signo, info, context);
     }
     restore_in_handler();

@@ -14,7 +14,6 @@ import os
 import pty
 import select
 import shutil
-import signal
 import struct
 import subprocess
 import sys
@@ -29,7 +28,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 20.0
-FROZEN = {"TZ": "UTC", "LOOPGUARD_TEST_NOW": "10000000000000"}
 
 
 class Screen:
@@ -230,6 +228,20 @@ def watch(top_program: str, folder: Path) -> Iterator[Callable[..., Screen]]:
 
 
 @pytest.fixture
+def watch_shell(folder: Path) -> Iterator[Callable[..., Screen]]:
+    """watch_shell("... | loopguard-top"): a shell's command line on a terminal."""
+    screens: list[Screen] = []
+
+    def start(line: str, **how: object) -> Screen:
+        screens.append(Screen(["sh", "-c", line], cwd=folder, **how))  # type: ignore[arg-type]
+        return screens[-1]
+
+    yield start
+    for screen in screens:
+        screen.close()
+
+
+@pytest.fixture
 def tmux(folder: Path) -> Iterator[Callable[..., str]]:
     """tmux(..) runs a tmux command on a server of our own; its output."""
     program = shutil.which("tmux")
@@ -244,8 +256,3 @@ def tmux(folder: Path) -> Iterator[Callable[..., str]]:
 
     yield run
     subprocess.run([*base, "kill-server"], check=False, capture_output=True)
-
-
-def pytest_configure() -> None:
-    # A test that is stopped while a program draws must not leave it behind.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

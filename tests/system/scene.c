@@ -131,7 +131,7 @@ static const struct {
     {9600, 140, REPORTS, STACK_DUMPS, LG_CAUSE_CPU, 4},
     {7300, 93, SEARCH, STACK_LOADS, LG_CAUSE_CPU, 2},
     {6100, 143, AVATAR, STACK_RESIZE, LG_CAUSE_CPU, 1},
-    {4900, 61, HEALTH, STACK_NONE, LG_CAUSE_GC, 3},
+    {5700, 61, HEALTH, STACK_NONE, LG_CAUSE_GC, 3},
 };
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
