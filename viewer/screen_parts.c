@@ -295,7 +295,8 @@ lg_screen_put_keys(struct lg_screen *s, int row, const char *keys)
     for (const char *p = keys; *p != '\0'; p++) {
         char one[2] = {*p, '\0'};
         if (*p == ' ') {
-            key = p[1] == ' ' || (p > keys && p[-1] == ' ');
+            /* "[ ]" is two keys. */
+            key = p[1] == ' ' || p[1] == ']' || (p > keys && p[-1] == ' ');
         }
         column = lg_canvas_put(&s->canvas, row, column, key ? LG_STYLE_KEY : LG_STYLE_NORMAL,
                                one);
@@ -588,7 +589,7 @@ lg_screen_bands(struct lg_screen *s, int row, int column, int width, int rows,
                                slow ? LG_STYLE_WARNING : LG_STYLE_BAR);
         if (threshold_us >= band->lo_us && threshold_us < band->hi_us && threshold_us > 0) {
             char text[64];
-            snprintf(text, sizeof(text), "- - - threshold %sms",
+            snprintf(text, sizeof(text), "-- threshold %sms",
                      lg_format_ms(detail->row.threshold_ns, ms, sizeof(ms)));
             at = at + 2;
             lg_canvas_field(&s->canvas, line, at, column + width - at - 1, LG_STYLE_DIM, text);
@@ -676,7 +677,7 @@ lg_screen_timeline(struct lg_screen *s, int row, int column, int width, int rows
             lg_format_duration(full * (uint64_t)(from_bottom + 1) / (uint64_t)height, label,
                                sizeof(label));
         }
-        lg_canvas_field_right(&s->canvas, row + line, column, 5, LG_STYLE_NORMAL, label);
+        lg_canvas_field_right(&s->canvas, row + line, column, 6, LG_STYLE_NORMAL, label);
         lg_canvas_put(&s->canvas, row + line, column + 6, LG_STYLE_DIM,
                       s->glyphs->one[from_bottom == 0 ? LG_GLYPH_CROSS
                                      : label[0] != '\0' ? LG_GLYPH_TICK_LEFT
