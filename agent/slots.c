@@ -18,6 +18,9 @@
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#if defined(__GLIBC__)
+#include <gnu/lib-names.h>
+#endif
 
 #include "../common/lg_atomic.h"
 
@@ -282,6 +285,9 @@ is_program_stub(uintptr_t address)
 static void
 learn(struct lg_slots *slots)
 {
+#if defined(__GLIBC__)
+    void *libc = dlopen(LIBC_SO, RTLD_LAZY | RTLD_NOLOAD);
+#endif
     for (size_t i = 0; i < slots->count; i++) {
         const struct lg_slot_want *want = &slots->wants[i];
         if (want->next == 0) {
@@ -295,10 +301,15 @@ learn(struct lg_slots *slots)
         uintptr_t first = (uintptr_t)dlsym(RTLD_DEFAULT, want->name);
         slots->known[i].stub = first != want->next ? first : 0;
 #if defined(__GLIBC__)
-        void *old = dlvsym(RTLD_NEXT, want->name, BASE_VERSION);
-        slots->known[i].old_version = old != NULL && old != dlsym(RTLD_NEXT, want->name);
+        void *old = libc != NULL ? dlvsym(libc, want->name, BASE_VERSION) : NULL;
+        slots->known[i].old_version = old != NULL && old != dlsym(libc, want->name);
 #endif
     }
+#if defined(__GLIBC__)
+    if (libc != NULL) {
+        dlclose(libc);
+    }
+#endif
 }
 
 /* FNV-1a. */

@@ -13,6 +13,7 @@
 #include <netdb.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <semaphore.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -128,20 +129,38 @@ longest_ns(void)
     return lg_calls_longest(&rig.calls, 0, text, sizeof(text));
 }
 
-/* Something that another thread, which is not attached, does in a few ms. */
+/* Something that another thread, which is not attached, does a few ms after the
+ * test's thread has begun a call. */
 struct later {
     pthread_t thread;
-    uint64_t after_ns;
     void (*act)(void *arg);
     void *arg;
 };
+
+static void
+await_call(void)
+{
+    uint64_t since;
+    enum lg_call_kind kind;
+    int fd;
+    uint64_t deadline = lg_now_ns() + 10 * LG_NS_PER_S;
+    while (!lg_calls_now(&rig.calls, &since, &kind, &fd) && lg_now_ns() < deadline) {
+        sched_yield();
+    }
+}
+
+static void
+sleep_ms(int ms)
+{
+    nanosleep(&(struct timespec){.tv_nsec = ms * 1000000L}, NULL);
+}
 
 static void *
 run_later(void *arg)
 {
     struct later *later = arg;
-    struct timespec t = {.tv_nsec = (long)later->after_ns};
-    nanosleep(&t, NULL);
+    await_call();
+    sleep_ms(6);
     later->act(later->arg);
     return NULL;
 }
@@ -149,7 +168,6 @@ run_later(void *arg)
 static void
 start_later(struct later *later, void (*act)(void *), void *arg)
 {
-    later->after_ns = 6 * MS;
     later->act = act;
     later->arg = arg;
     assert_int_equal(pthread_create(&later->thread, NULL, run_later, later), 0);
@@ -166,12 +184,6 @@ static void
 write_a_byte(void *arg)
 {
     assert_int_equal(write(*(int *)arg, "x", 1), 1);
-}
-
-static void
-sleep_ms(int ms)
-{
-    nanosleep(&(struct timespec){.tv_nsec = ms * 1000000L}, NULL);
 }
 
 /* ---- kinds, classes, details --------------------------------------------------- */
@@ -201,7 +213,7 @@ short_calls_are_counted_and_summed_but_not_kept(void **state)
     int fds[2];
     assert_int_equal(pipe2(fds, O_NONBLOCK), 0);
     lg_calls_attach(&rig.calls);
-    while (rig.calls.kind_calls[LG_CALL_READ] < 100) {
+    for (int i = 0; i < 100; i++) {
         assert_int_equal(read(fds[0], &byte, 1), -1);
         assert_int_equal(errno, EAGAIN);
     }
@@ -501,15 +513,21 @@ static void
 waiting_for_a_child_names_its_pid(void **state)
 {
     (void)state;
+    int fds[2];
+    char byte;
+    struct later later;
+    assert_int_equal(pipe(fds), 0);
     pid_t pid = fork();
     if (pid == 0) {
-        sleep_ms(6);
-        _exit(7);
+        _exit(read(fds[0], &byte, 1) == 1 ? 7 : 1);
     }
     int status;
+    start_later(&later, write_a_byte, &fds[1]);
     lg_calls_attach(&rig.calls);
     assert_int_equal(waitpid(pid, &status, 0), pid);
-    lg_calls_attach(NULL);
+    join(&later);
+    close(fds[0]);
+    close(fds[1]);
     char expected[64];
     snprintf(expected, sizeof(expected), "waitpid pid %d", pid);
     assert_int_equal(WEXITSTATUS(status), 7);
@@ -565,6 +583,7 @@ hold_mutex(void *arg)
     sem_t *held = arg;
     pthread_mutex_lock(&mutex);
     sem_post(held);
+    await_call();
     sleep_ms(6);
     pthread_mutex_unlock(&mutex);
     return NULL;
