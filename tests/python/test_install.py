@@ -243,11 +243,12 @@ def run(code: str) -> str:
 
 def test_import_starts_nothing_and_needs_no_framework() -> None:
     code = (
-        "import sys, loopguard, os;"
+        "import os, sys; finders = list(sys.meta_path); import loopguard;"
         "frameworks = {'starlette', 'fastapi', 'uvicorn', 'anyio'};"
-        "print(len(os.listdir('/proc/self/task')), frameworks & set(sys.modules), sys.meta_path[0])"
+        "print(len(os.listdir('/proc/self/task')), frameworks & set(sys.modules));"
+        "print(sys.meta_path == finders)"
     )
-    assert run(code).startswith("1 set() <class")
+    assert run(code) == "1 set()\nTrue"
 
 
 def test_routes_are_patched_when_starlette_is_imported_later() -> None:
