@@ -98,6 +98,8 @@ static bool parse_frame(const struct lg_pylayout *l, uint64_t addr, const char *
                         struct raw_frame *out);
 static bool walks_agree(const struct lg_pywalk *a, const struct lg_pywalk *b);
 static bool narrow_common(struct lg_pywalk *common, uint32_t walks, const struct lg_pywalk *walk);
+static bool same_frame(const struct lg_pyentry *a, const struct lg_pyentry *b);
+static void drop_leaf(struct lg_pywalk *walk);
 static uint64_t root_of(const struct lg_pywalk *walk);
 static bool root_is_proven(struct lg_pystack_walker *w, const struct lg_pystack_thread *thread,
                            const struct lg_pywalk *walk);
@@ -326,6 +328,11 @@ lg_pystack_capture(struct lg_pystack_walker *walker, const struct lg_pystack_thr
     err = -EAGAIN;
     if (whole >= WALKS_COMMON_MIN && walker->common.depth > 0) {
         err = check_codes(walker, &walker->common, &sample);
+        if (err == -EAGAIN && walker->common.depth > 1) {
+            /* The frame that moves was being made: its callers then. */
+            drop_leaf(&walker->common);
+            err = check_codes(walker, &walker->common, &sample);
+        }
         sample.flags |= LG_PYSTACK_MOVING;
     }
 done:
@@ -742,6 +749,13 @@ walks_agree(const struct lg_pywalk *a, const struct lg_pywalk *b)
            memcmp(a->entries, b->entries, a->depth * sizeof(a->entries[0])) == 0;
 }
 
+static void
+drop_leaf(struct lg_pywalk *walk)
+{
+    walk->depth--;
+    memmove(walk->entries, walk->entries + 1, walk->depth * sizeof(walk->entries[0]));
+}
+
 /* Leaves in `common` the frames next to the root that `walk` has too; `walks`
  * of them were seen before. False when this walk says nothing about the root:
  * a generator's frame is the last one only while it is being suspended, or at
@@ -763,12 +777,25 @@ narrow_common(struct lg_pywalk *common, uint32_t walks, const struct lg_pywalk *
                   sizeof(walk->entries[0])) == 0) {
         n++;
     }
+    /* The first to differ may be the same frame, further on: then it is the
+     * function that runs or calls, and only its line is of one of the walks.
+     * Its callers stand still, so it was called from where they say. */
+    if (n < common->depth && n < walk->depth &&
+        same_frame(&common->entries[common->depth - 1 - n], &walk->entries[walk->depth - 1 - n])) {
+        n++;
+    }
     if (common->tstate_id != walk->tstate_id) {
         n = 0;
     }
     memmove(common->entries, common->entries + (common->depth - n), n * sizeof(common->entries[0]));
     common->depth = n;
     return true;
+}
+
+static bool
+same_frame(const struct lg_pyentry *a, const struct lg_pyentry *b)
+{
+    return a->frame == b->frame && a->code == b->code && a->owner == b->owner;
 }
 
 static uint64_t
