@@ -58,8 +58,7 @@ lg_canvas_clear_rows(struct lg_canvas *canvas, int from, int to)
 }
 
 int
-lg_canvas_put(struct lg_canvas *canvas, int row, int column, enum lg_style style,
-              const char *text)
+lg_canvas_put(struct lg_canvas *canvas, int row, int column, enum lg_style style, const char *text)
 {
     while (*text != '\0') {
         unsigned width;
@@ -110,8 +109,8 @@ lg_canvas_field(struct lg_canvas *canvas, int row, int column, int width, enum l
 }
 
 int
-lg_canvas_field_right(struct lg_canvas *canvas, int row, int column, int width,
-                      enum lg_style style, const char *text)
+lg_canvas_field_right(struct lg_canvas *canvas, int row, int column, int width, enum lg_style style,
+                      const char *text)
 {
     int columns = (int)lg_format_columns(text);
     if (columns > width) {
@@ -122,8 +121,7 @@ lg_canvas_field_right(struct lg_canvas *canvas, int row, int column, int width,
 }
 
 int
-lg_canvas_right(struct lg_canvas *canvas, int row, int end, enum lg_style style,
-                const char *text)
+lg_canvas_right(struct lg_canvas *canvas, int row, int end, enum lg_style style, const char *text)
 {
     int column = end - (int)lg_format_columns(text);
     column = column < 0 ? 0 : column;

@@ -59,8 +59,8 @@ int lg_canvas_put(struct lg_canvas *canvas, int row, int column, enum lg_style s
 int lg_canvas_printf(struct lg_canvas *canvas, int row, int column, enum lg_style style,
                      const char *format, ...) __attribute__((format(printf, 5, 6)));
 /* At most `width` columns, a `~` when cut; returns column + width. */
-int lg_canvas_field(struct lg_canvas *canvas, int row, int column, int width,
-                    enum lg_style style, const char *text);
+int lg_canvas_field(struct lg_canvas *canvas, int row, int column, int width, enum lg_style style,
+                    const char *text);
 /* The same, right-aligned. */
 int lg_canvas_field_right(struct lg_canvas *canvas, int row, int column, int width,
                           enum lg_style style, const char *text);
@@ -71,8 +71,7 @@ int lg_canvas_right(struct lg_canvas *canvas, int row, int end, enum lg_style st
 void lg_canvas_fill(struct lg_canvas *canvas, int row, int from, int to, enum lg_style style,
                     const char *text);
 /* Changes the style of what stands in [from, to). */
-void lg_canvas_restyle(struct lg_canvas *canvas, int row, int from, int to,
-                       enum lg_style style);
+void lg_canvas_restyle(struct lg_canvas *canvas, int row, int from, int to, enum lg_style style);
 
 /* UTF-8 of a character; returns the number of bytes, at most 4. */
 int lg_canvas_utf8(uint32_t code, char out[5]);

@@ -10,28 +10,28 @@
 #include <stdbool.h>
 
 /* X(NAME, UTF-8, ASCII) */
-#define LG_GLYPHS(X)                                                                      \
-    X(HORIZONTAL, "─", "-")                                                               \
-    X(VERTICAL, "│", "|")                                                                 \
-    X(TOP_LEFT, "┌", "+")                                                                 \
-    X(TOP_RIGHT, "┐", "+")                                                                \
-    X(BOTTOM_LEFT, "└", "+")                                                              \
-    X(BOTTOM_RIGHT, "┘", "+")                                                             \
-    X(TICK_LEFT, "┤", "|")                                                                \
-    X(TICK_DOWN, "┬", "+")                                                                \
-    X(CROSS, "┼", "+")                                                                    \
-    X(DESCENDING, "▼", "v")                                                               \
-    X(ASCENDING, "▲", "^")                                                                \
-    X(POINTER, "◂", "<")                                                                  \
-    X(FULL, "█", "#")                                                                     \
-    X(SHADE, "░", ".")                                                                    \
+#define LG_GLYPHS(X) \
+    X(HORIZONTAL, "─", "-") \
+    X(VERTICAL, "│", "|") \
+    X(TOP_LEFT, "┌", "+") \
+    X(TOP_RIGHT, "┐", "+") \
+    X(BOTTOM_LEFT, "└", "+") \
+    X(BOTTOM_RIGHT, "┘", "+") \
+    X(TICK_LEFT, "┤", "|") \
+    X(TICK_DOWN, "┬", "+") \
+    X(CROSS, "┼", "+") \
+    X(DESCENDING, "▼", "v") \
+    X(ASCENDING, "▲", "^") \
+    X(POINTER, "◂", "<") \
+    X(FULL, "█", "#") \
+    X(SHADE, "░", ".") \
     X(UNKNOWN, ".", "?")
 
 enum lg_glyph {
 #define LG_X(name, utf8, ascii) LG_GLYPH_##name,
     LG_GLYPHS(LG_X)
 #undef LG_X
-    LG_GLYPH_COUNT
+        LG_GLYPH_COUNT
 };
 
 #define LG_LEVELS 8                     /* of a sparkline: 0 is the lowest line */

@@ -18,7 +18,7 @@ struct element {
 #define LG_COLUMN() {.what = COLUMN},
 #define LG_GROUP(title) {.what = GROUP, .text = (title)},
 #define LG_HELP(words) {.what = HELP, .text = (words)},
-#define LG_KEY(name, key, shown)                                                          \
+#define LG_KEY(name, key, shown) \
     {.what = KEY, .text = (shown), .act = LG_ACT_##name, .code = (key)},
 static const struct element table[] = {LG_KEYS(LG_COLUMN, LG_GROUP, LG_HELP, LG_KEY)};
 #define TABLE_SIZE (sizeof(table) / sizeof(table[0]))

@@ -42,8 +42,9 @@ enum lg_key_code {
     LG_KEY_WHEEL_DOWN,
     LG_KEY_OTHER,                       /* one that nothing is bound to */
 };
-#define LG_CTRL(letter) ((letter)&0x1f)
+#define LG_CTRL(letter) ((letter) & 0x1f)
 
+/* clang-format off */
 /* COLUMN() starts the right half of the help page. GROUP(title). HELP(text)
  * starts a row, whose keys are the KEY(action, code, shown) after it; "" is
  * not shown there, the row's text names it. */
@@ -124,18 +125,19 @@ enum lg_key_code {
     KEY(REDRAW, LG_CTRL('L'), "^L") KEY(SUSPEND, LG_CTRL('Z'), "^Z")                      \
     HELP("this help")                                                                     \
     KEY(HELP_PAGE, '?', "?") KEY(HELP_PAGE, 'h', "h") KEY(HELP_PAGE, LG_KEY_F1, "F1")
+/* clang-format on */
 
 /* Each once; the order is that of nothing. */
-#define LG_ACTIONS(X)                                                                     \
-    X(UP) X(DOWN) X(PAGE_UP) X(PAGE_DOWN) X(HALF_UP) X(HALF_DOWN) X(FIRST) X(LAST)        \
-    X(LEFT) X(RIGHT) X(OPEN) X(CLICK) X(CLOSE) X(ESCAPE) X(QUIT)                          \
-    X(OVERVIEW) X(EVENTS) X(BLOCKED) X(WORKERS) X(POOL) X(PREVIOUS_WORKER)                \
-    X(NEXT_WORKER) X(NEXT_ENDPOINT) X(PREVIOUS_ENDPOINT) X(NEXT_SCREEN)                   \
-    X(PREVIOUS_SCREEN) X(WINDOW_1) X(WINDOW_2) X(WINDOW_3) X(WINDOW_4) X(SORT_LEFT)       \
-    X(SORT_RIGHT) X(SORT_MENU) X(REVERSE) X(SEARCH) X(SEARCH_NEXT) X(SEARCH_PREVIOUS)     \
-    X(FILTER) X(PAUSE) X(FASTER) X(SLOWER) X(SAMPLE) X(FOLLOW) X(FOLD) X(ORDER)           \
-    X(MINIMUM) X(MERGE) X(HIDE_DEAD) X(ZERO) X(WRITE) X(YANK) X(MOUSE) X(REDRAW)          \
-    X(SUSPEND) X(HELP_PAGE)
+#define LG_ACTIONS(X) \
+    X(UP) \
+    X(DOWN) X(PAGE_UP) X(PAGE_DOWN) X(HALF_UP) X(HALF_DOWN) X(FIRST) X(LAST) X(LEFT) X(RIGHT) \
+        X(OPEN) X(CLICK) X(CLOSE) X(ESCAPE) X(QUIT) X(OVERVIEW) X(EVENTS) X(BLOCKED) X(WORKERS) \
+            X(POOL) X(PREVIOUS_WORKER) X(NEXT_WORKER) X(NEXT_ENDPOINT) X(PREVIOUS_ENDPOINT) \
+                X(NEXT_SCREEN) X(PREVIOUS_SCREEN) X(WINDOW_1) X(WINDOW_2) X(WINDOW_3) X(WINDOW_4) \
+                    X(SORT_LEFT) X(SORT_RIGHT) X(SORT_MENU) X(REVERSE) X(SEARCH) X(SEARCH_NEXT) \
+                        X(SEARCH_PREVIOUS) X(FILTER) X(PAUSE) X(FASTER) X(SLOWER) X(SAMPLE) \
+                            X(FOLLOW) X(FOLD) X(ORDER) X(MINIMUM) X(MERGE) X(HIDE_DEAD) X(ZERO) \
+                                X(WRITE) X(YANK) X(MOUSE) X(REDRAW) X(SUSPEND) X(HELP_PAGE)
 
 enum lg_act {
     LG_ACT_NONE,

@@ -85,9 +85,9 @@ lg_screen_run(struct lg_top *top, const struct lg_options *options)
     s->known_workers = top->worker_count;
     set_filter(s, options->view.filter != NULL ? options->view.filter : "");
     choose_worker(s, 0);
-    s->page = options->events           ? LG_PAGE_EVENTS
+    s->page = options->events         ? LG_PAGE_EVENTS
               : top->worker_count > 1 ? LG_PAGE_WORKERS
-                                        : LG_PAGE_OVERVIEW;
+                                      : LG_PAGE_OVERVIEW;
     if (s->view.merge) {
         s->worker = LG_ALL_WORKERS;
     }
@@ -138,7 +138,9 @@ run(struct lg_screen *s)
     uint64_t next_fast = now + FAST_NS;
     while (!s->quit) {
         now = lg_now_ns();
-        uint64_t due = s->paused || next_fast > next ? next : next_fast;
+        /* Never longer than a tenth of a second: a signal may come just before
+         * the wait, and then does not end it. */
+        uint64_t due = next_fast > next ? next : next_fast;
         int wait_ms = due > now ? (int)((due - now + LG_NS_PER_MS - 1) / LG_NS_PER_MS) : 0;
         double delay_s = s->delay_s;
         switch (lg_term_wait(s->term, wait_ms)) {
@@ -150,9 +152,8 @@ run(struct lg_screen *s)
             s->quit = true;
             continue;
         case LG_TERM_INPUT:
+        case LG_TERM_NOTHING:           /* a new size is a key that poll() does not see */
             read_keys(s);
-            break;
-        case LG_TERM_NOTHING:
             break;
         }
         now = lg_now_ns();
@@ -511,12 +512,14 @@ act(struct lg_screen *s, enum lg_act action, int key)
         toggle_pause(s);
         break;
     case LG_ACT_FASTER:
-        set_delay(s, s->delay_s <= 1.05 ? s->delay_s - 0.1 : s->delay_s <= 5 ? s->delay_s - 0.5
-                                                                            : s->delay_s - 5);
+        set_delay(s, s->delay_s <= 1.05 ? s->delay_s - 0.1
+                     : s->delay_s <= 5  ? s->delay_s - 0.5
+                                        : s->delay_s - 5);
         break;
     case LG_ACT_SLOWER:
-        set_delay(s, s->delay_s < 0.95 ? s->delay_s + 0.1 : s->delay_s < 5 ? s->delay_s + 0.5
-                                                                           : s->delay_s + 5);
+        set_delay(s, s->delay_s < 0.95 ? s->delay_s + 0.1
+                     : s->delay_s < 5  ? s->delay_s + 0.5
+                                       : s->delay_s + 5);
         break;
     case LG_ACT_SAMPLE:
         if (!s->paused) {
@@ -583,8 +586,8 @@ act(struct lg_screen *s, enum lg_act action, int key)
     case LG_ACT_MOUSE:
         s->mouse = !s->mouse;
         lg_term_mouse(s->term, s->mouse);
-        lg_screen_say(s, s->mouse ? "Mouse on (the terminal's own copying: with Shift)"
-                                  : "Mouse off");
+        lg_screen_say(s,
+                      s->mouse ? "Mouse on (the terminal's own copying: with Shift)" : "Mouse off");
         break;
     case LG_ACT_REDRAW:
         lg_term_redraw(s->term);
@@ -698,9 +701,9 @@ open_row(struct lg_screen *s)
         worker = worker == NULL && s->top->worker_count > 0 ? s->top->workers[0] : worker;
         if (worker != NULL && list->at < worker->pool.stuck_count) {
             char title[LG_NAME_MAX];
-            lg_screen_open_stack(s, &worker->pool.stuck[list->at].stack,
-                                 lg_screen_key_text(&worker->pool.stuck[list->at].key, 0, title,
-                                                    sizeof(title)));
+            lg_screen_open_stack(
+                s, &worker->pool.stuck[list->at].stack,
+                lg_screen_key_text(&worker->pool.stuck[list->at].key, 0, title, sizeof(title)));
             go(s, LG_PAGE_STACK);
         }
         break;
@@ -861,8 +864,7 @@ prompt_key(struct lg_screen *s, int key)
         if (n == 0) {
             s->prompt = LG_PROMPT_NONE; /* as less and vim do */
         }
-        while (n > 0 && (s->prompt_text[--n] & 0xc0) == 0x80) {
-        }
+        while (n > 0 && (s->prompt_text[--n] & 0xc0) == 0x80) {}
         s->prompt_text[n] = '\0';
         return;
     default:
@@ -1056,8 +1058,8 @@ named_key(const char **script)
         int key;
     } names[] = {
         {"<Enter>", LG_KEY_ENTER}, {"<Esc>", LG_KEY_ESCAPE}, {"<Up>", LG_KEY_UP},
-        {"<Down>", LG_KEY_DOWN}, {"<Left>", LG_KEY_LEFT}, {"<Right>", LG_KEY_RIGHT},
-        {"<Tab>", '\t'}, {"<F1>", LG_KEY_F1}, {"<End>", LG_KEY_END},
+        {"<Down>", LG_KEY_DOWN},   {"<Left>", LG_KEY_LEFT},  {"<Right>", LG_KEY_RIGHT},
+        {"<Tab>", '\t'},           {"<F1>", LG_KEY_F1},      {"<End>", LG_KEY_END},
     };
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         size_t n = strlen(names[i].name);

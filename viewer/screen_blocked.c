@@ -56,7 +56,8 @@ lg_screen_blocked(struct lg_screen *s)
         lines = lines < 1 ? 1 : lines > rows ? rows : lines;
         draw_below(s, row + 1 + lines + 1, height - 1, worker);
     }
-    lg_screen_bottom(s, "?Help  q Back  f Fold frames  Space Pause  w Save snapshot  Enter Endpoint");
+    lg_screen_bottom(s,
+                     "?Help  q Back  f Fold frames  Space Pause  w Save snapshot  Enter Endpoint");
 }
 
 /* The worker looked at when it is blocked, else the one that is worst off. */
@@ -68,8 +69,7 @@ blocked_worker(const struct lg_screen *s)
         return worker;
     }
     const struct lg_banner *worst = lg_top_banner(s->top);
-    if (worst != NULL && worst->kind == LG_BANNER_BLOCKED &&
-        worst->worker < s->top->worker_count) {
+    if (worst != NULL && worst->kind == LG_BANNER_BLOCKED && worst->worker < s->top->worker_count) {
         return s->top->workers[worst->worker];
     }
     return worker;
@@ -99,8 +99,7 @@ draw_box(struct lg_screen *s, int row, const struct lg_worker *worker)
         lg_canvas_put(c, row + i, end - 1, LG_STYLE_DIM,
                       g->one[i == 0 ? LG_GLYPH_TOP_RIGHT : LG_GLYPH_BOTTOM_RIGHT]);
     }
-    lg_canvas_put(c, row, 3, style,
-                  b->at_death ? " IT DIED IN THIS " : " BLOCKED RIGHT NOW ");
+    lg_canvas_put(c, row, 3, style, b->at_death ? " IT DIED IN THIS " : " BLOCKED RIGHT NOW ");
     snprintf(text, sizeof(text),
              b->at_death ? "%s   until the last heartbeat   threshold %s ms   alarm at %s"
                          : "%s   and counting        threshold %s ms        alarm at %s",
@@ -216,11 +215,10 @@ draw_earlier(struct lg_screen *s, int row, const struct lg_worker *worker)
         char one[2 * LG_TEXT + 8];
         size_t n = strlen(text);
         uint64_t ended = e->mono_ns + e->duration_ns;
-        snprintf(one, sizeof(one), "  %s (%s%s)",
-                 lg_format_duration(e->duration_ns, time, sizeof(time)),
-                 lg_format_age(s->top->now_ns > ended ? s->top->now_ns - ended : 0, age,
-                               sizeof(age)),
-                 shown == 0 ? " ago" : "");
+        snprintf(
+            one, sizeof(one), "  %s (%s%s)", lg_format_duration(e->duration_ns, time, sizeof(time)),
+            lg_format_age(s->top->now_ns > ended ? s->top->now_ns - ended : 0, age, sizeof(age)),
+            shown == 0 ? " ago" : "");
         if (e->ongoing || (int)(n + strlen(one)) > s->canvas.columns - 2) {
             continue;
         }
@@ -250,9 +248,9 @@ draw_nothing(struct lg_screen *s, const struct lg_worker *worker)
         }
         const struct lg_event *e = &events[i];
         snprintf(text, sizeof(text), "%s", lg_format_duration(e->duration_ns, time, sizeof(time)));
-        int at = lg_canvas_printf(c, 5, 2, LG_STYLE_NORMAL, "The last block: %s at %s, ", text,
-                                  lg_format_clock(e->real_ns, s->top->now_real_ns, false, time,
-                                                  sizeof(time)));
+        int at = lg_canvas_printf(
+            c, 5, 2, LG_STYLE_NORMAL, "The last block: %s at %s, ", text,
+            lg_format_clock(e->real_ns, s->top->now_real_ns, false, time, sizeof(time)));
         at = lg_canvas_put(c, 5, at, LG_STYLE_NORMAL,
                            lg_screen_key_text(&e->key, 0, name, sizeof(name)));
         lg_canvas_put(c, 6, 2, LG_STYLE_NORMAL, lg_screen_frame_text(e->user, text, sizeof(text)));

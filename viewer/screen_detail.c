@@ -36,7 +36,7 @@ lg_screen_detail(struct lg_screen *s)
             ? "?Help  q Back  Tab Next endpoint  Enter Stack  f Fold  t Order  1-4 Window  e Events"
               "  y path:line  w Save  Space Pause   Q Quit"
             : "?Help  q Back  Tab Next endpoint  1-4 Window  Enter Stack  e Events  Space Pause";
-    enum lg_band_set bands = height < 20               ? LG_BANDS_COARSE
+    enum lg_band_set bands = height < 20                              ? LG_BANDS_COARSE
                              : lg_screen_wide(s) && height >= LG_TALL ? LG_BANDS_FINE
                                                                       : LG_BANDS_MEDIUM;
     if (!lg_top_detail(s->top, s->worker, &s->view, &s->key, bands, s->order, &d)) {
@@ -88,7 +88,8 @@ draw_lines_80(struct lg_screen *s, const struct lg_detail *d)
     char max[LG_TEXT];
     char text[LG_LINE_MAX];
     const struct lg_figures *f = &d->row.now;
-    snprintf(text, sizeof(text), "window %s   requests %s   blocks %s (>%sms)   blocked %s   max %s",
+    snprintf(text, sizeof(text),
+             "window %s   requests %s   blocks %s (>%sms)   blocked %s   max %s",
              lg_window_text(s->view.window), lg_format_count(f->requests, count, sizeof(count)),
              lg_format_count(f->blocks, blocks, sizeof(blocks)),
              lg_format_ms(d->row.threshold_ns, ms, sizeof(ms)),
@@ -115,29 +116,29 @@ draw_lines_140(struct lg_screen *s, const struct lg_detail *d)
                               (int)s->view.window + 1, lg_window_text(s->view.window),
                               lg_format_count(f->requests, a, sizeof(a)),
                               lg_format_rate(f->requests_per_s, b, sizeof(b)));
-    lg_canvas_printf(canvas, 1, at, LG_STYLE_NORMAL,
-                     "   steps %s   blocks %s (>%sms)   blocked %s (%s)   open %" PRIu64,
-                     lg_format_count(f->steps, a, sizeof(a)),
-                     lg_format_count(f->blocks, b, sizeof(b)),
-                     lg_format_ms(d->row.threshold_ns, c, sizeof(c)),
-                     lg_format_duration(f->blocked_ns, e, sizeof(e)),
-                     lg_format_share(f->loop_share, g, sizeof(g)),
-                     d->row.open == LG_NONE ? 0 : d->row.open);
+    lg_canvas_printf(
+        canvas, 1, at, LG_STYLE_NORMAL,
+        "   steps %s   blocks %s (>%sms)   blocked %s (%s)   open %" PRIu64,
+        lg_format_count(f->steps, a, sizeof(a)), lg_format_count(f->blocks, b, sizeof(b)),
+        lg_format_ms(d->row.threshold_ns, c, sizeof(c)),
+        lg_format_duration(f->blocked_ns, e, sizeof(e)),
+        lg_format_share(f->loop_share, g, sizeof(g)), d->row.open == LG_NONE ? 0 : d->row.open);
     char text[LG_LINE_MAX];
     snprintf(text, sizeof(text), "first seen %s   last %s ago",
              lg_format_clock(first == LG_NONE || first > now ? 0 : now - first, now, false, a,
                              sizeof(a)),
              lg_format_age(d->row.last_seen_ns, b, sizeof(b)));
     lg_canvas_right(canvas, 1, canvas->columns - 1, LG_STYLE_NORMAL, text);
-    at = lg_canvas_printf(canvas, 2, 1, LG_STYLE_NORMAL,
-                          "per step   p50 %s   p90 %s   p99 %s   p99.9 %s   max %s",
-                          lg_screen_us_text(q->p50_us, a, sizeof(a)), lg_screen_us_text(q->p90_us, b, sizeof(b)),
-                          lg_screen_us_text(q->p99_us, c, sizeof(c)), lg_screen_us_text(q->p999_us, e, sizeof(e)),
-                          lg_format_duration(f->max_ns, g, sizeof(g)));
+    at = lg_canvas_printf(
+        canvas, 2, 1, LG_STYLE_NORMAL, "per step   p50 %s   p90 %s   p99 %s   p99.9 %s   max %s",
+        lg_screen_us_text(q->p50_us, a, sizeof(a)), lg_screen_us_text(q->p90_us, b, sizeof(b)),
+        lg_screen_us_text(q->p99_us, c, sizeof(c)), lg_screen_us_text(q->p999_us, e, sizeof(e)),
+        lg_format_duration(f->max_ns, g, sizeof(g)));
     q = &f->response;
     at = lg_canvas_printf(canvas, 2, at < 73 ? 73 : at + 3, LG_STYLE_NORMAL,
                           "response (with awaits)   p50 %s   p99 %s",
-                          lg_screen_us_text(q->p50_us, a, sizeof(a)), lg_screen_us_text(q->p99_us, h, sizeof(h)));
+                          lg_screen_us_text(q->p50_us, a, sizeof(a)),
+                          lg_screen_us_text(q->p99_us, h, sizeof(h)));
     if (d->status[3] > 0 || d->exceptions > 0) {
         lg_canvas_printf(canvas, 2, at, LG_STYLE_WARNING, "   5xx %" PRIu64 "   errors %" PRIu64,
                          d->status[3], d->exceptions);
@@ -175,8 +176,8 @@ draw_charts(struct lg_screen *s, int row, int rows, const struct lg_detail *d)
     for (int i = 0; i < rows; i++) {
         lg_canvas_put(c, row + i, middle - 1, LG_STYLE_DIM, s->glyphs->one[LG_GLYPH_VERTICAL]);
     }
-    int at = lg_canvas_printf(c, row, middle + 1, LG_STYLE_BOLD, "Blocked time, last %zu s",
-                              seconds);
+    int at =
+        lg_canvas_printf(c, row, middle + 1, LG_STYLE_BOLD, "Blocked time, last %zu s", seconds);
     lg_canvas_printf(c, row, at + 3, LG_STYLE_NORMAL, "max %s",
                      lg_format_duration(most, max, sizeof(max)));
     int height = wide ? rows - 1 : rows - 4 > 6 ? 6 : rows - 1;
@@ -214,8 +215,8 @@ draw_stacks(struct lg_screen *s, int row, int end, const struct lg_detail *d)
     if (row >= end) {
         return row;
     }
-    int at = lg_canvas_printf(c, row, 1, LG_STYLE_BOLD, "Blocking stacks, by %s",
-                              order_text(s->order));
+    int at =
+        lg_canvas_printf(c, row, 1, LG_STYLE_BOLD, "Blocking stacks, by %s", order_text(s->order));
     if (d->stack_count == 0) {
         lg_canvas_put(c, row, at, LG_STYLE_DIM, ": none seen");
         return row + 1;
@@ -259,8 +260,7 @@ draw_stacks(struct lg_screen *s, int row, int end, const struct lg_detail *d)
             int room = end - row - (wide ? 1 : 0) - others;
             room = room < 1 ? 1 : room;
             int from = wide ? 8 : 23;
-            int lines = lg_screen_frames(s, wide ? row + 1 : row, from,
-                                         room, 0, -1, w->stack);
+            int lines = lg_screen_frames(s, wide ? row + 1 : row, from, room, 0, -1, w->stack);
             lines = lines < 1 ? 1 : lines > room ? room : lines;
             row += (wide ? 1 : 0) + lines;
             continue;
@@ -320,8 +320,8 @@ lg_screen_lower_detail(struct lg_screen *s, int row, int end, const struct lg_ro
     char name[LG_NAME_MAX];
     struct lg_canvas *c = &s->canvas;
     lg_screen_separator(s, row, lg_screen_key_text(&selected->key, 0, name, sizeof(name)));
-    const struct lg_detail *d = lg_top_row_detail(s->top, s->worker, &s->view, selected,
-                                                  LG_BANDS_COARSE, s->order);
+    const struct lg_detail *d =
+        lg_top_row_detail(s->top, s->worker, &s->view, selected, LG_BANDS_COARSE, s->order);
     if (d == NULL) {
         return;
     }

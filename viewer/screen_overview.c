@@ -12,26 +12,25 @@
 
 /* X(ID, sort, shown from this many columns on, width, width on a wide screen,
  * what it means). The widths include the gap at the left. */
-#define COLUMNS(X)                                                                        \
-    X(BLOCKED, LG_SORT_BLOCKED, 0, 9, 9, "time the loop could run nothing else")          \
-    X(SHARE, LG_SORT_BLOCKED, 70, 7, 7, "%LOOP: BLOCKED as a share of the window")        \
-    X(BLOCKS, LG_SORT_BLOCKS, 50, 6, 7, "N>T: steps longer than the threshold of T ms")   \
-    X(TOTAL, LG_SORT_TOTAL, 120, 8, 8, "N TOTAL: the same since the worker started")      \
-    X(MAX, LG_SORT_MAX, 40, 8, 8, "longest step; * still runs")                           \
-    X(P99, LG_SORT_P99, 60, 9, 10, "99 % of the steps were shorter")                      \
-    X(P90, LG_SORT_P90, 100, 8, 9, "90 % of the steps were shorter")                      \
-    X(P50, LG_SORT_P50, 70, 8, 9, "half of the steps were shorter")                       \
-    X(RATE, LG_SORT_RATE, 76, 7, 8, "REQ/S: finished requests a second")                  \
-    X(OPEN, LG_SORT_OPEN, 100, 5, 5, "requests in progress")                              \
+#define COLUMNS(X) \
+    X(BLOCKED, LG_SORT_BLOCKED, 0, 9, 9, "time the loop could run nothing else") \
+    X(SHARE, LG_SORT_BLOCKED, 70, 7, 7, "%LOOP: BLOCKED as a share of the window") \
+    X(BLOCKS, LG_SORT_BLOCKS, 50, 6, 7, "N>T: steps longer than the threshold of T ms") \
+    X(TOTAL, LG_SORT_TOTAL, 120, 8, 8, "N TOTAL: the same since the worker started") \
+    X(MAX, LG_SORT_MAX, 40, 8, 8, "longest step; * still runs") \
+    X(P99, LG_SORT_P99, 60, 9, 10, "99 % of the steps were shorter") \
+    X(P90, LG_SORT_P90, 100, 8, 9, "90 % of the steps were shorter") \
+    X(P50, LG_SORT_P50, 70, 8, 9, "half of the steps were shorter") \
+    X(RATE, LG_SORT_RATE, 76, 7, 8, "REQ/S: finished requests a second") \
+    X(OPEN, LG_SORT_OPEN, 100, 5, 5, "requests in progress") \
     X(BUSY, LG_SORT_BUSY, 100000, 7, 7, "BUSY: all its time on the loop (when sorted by)") \
-    X(WAITED, LG_SORT_WAITED, 100000, 7, 7,                                               \
-      "WAITED: requests behind its blocks (when sorted by)")
+    X(WAITED, LG_SORT_WAITED, 100000, 7, 7, "WAITED: requests behind its blocks (when sorted by)")
 
 enum column {
 #define LG_X(id, sort, from, narrow, wide, what) COLUMN_##id,
     COLUMNS(LG_X)
 #undef LG_X
-    COLUMN_COUNT
+        COLUMN_COUNT
 };
 
 static const struct {
@@ -205,7 +204,8 @@ draw_lag(struct lg_screen *s, const struct lg_worker *worker, int row)
     lg_screen_us_text(lag->p90_us, p90, sizeof(p90));
     lg_screen_us_text(lag->p99_us, p99, sizeof(p99));
     lg_format_duration(worker->max_lag_ns, max, sizeof(max));
-    int at = lg_canvas_put(c, row, 1, LG_STYLE_NORMAL, worker->post_mortem ? "Lag  last" : "Lag   now");
+    int at =
+        lg_canvas_put(c, row, 1, LG_STYLE_NORMAL, worker->post_mortem ? "Lag  last" : "Lag   now");
     at = lg_canvas_printf(c, row, at, lg_screen_duration_style(worker->lag_now_ns, threshold),
                           "%7s%s", now, worker->lag_high ? "!" : " ");
     at = lg_canvas_printf(c, row, at, style, "  p50%7s", p50);
@@ -286,17 +286,17 @@ draw_blocks(struct lg_screen *s, const struct lg_worker *worker, int row)
                                   lg_format_count(worker->sum[w].blocks, number, sizeof(number)));
         }
     }
-    at = lg_canvas_printf(c, row, at, LG_STYLE_NORMAL, "total %s",
-                          lg_format_count(worker->sum[LG_WINDOW_TOTAL].blocks, number,
-                                          sizeof(number)));
+    at = lg_canvas_printf(
+        c, row, at, LG_STYLE_NORMAL, "total %s",
+        lg_format_count(worker->sum[LG_WINDOW_TOTAL].blocks, number, sizeof(number)));
     size_t from = wide && !worker->post_mortem ? 0 : 1;
     size_t to = wide && !worker->post_mortem ? 3 : 2;
     at = lg_canvas_put(c, row, at + (wide ? 8 : 4), LG_STYLE_NORMAL, "blocked");
     for (size_t i = from; i < to; i++) {
         enum lg_window w = worker->post_mortem ? LG_WINDOW_TOTAL : wide_windows[i];
         const struct lg_window_sum *sum = &worker->sum[w];
-        at = lg_canvas_printf(c, row, at, LG_STYLE_NORMAL, "%s%s%s %s (%s)",
-                              i > from ? "  " : "", worker->post_mortem ? "" : " ",
+        at = lg_canvas_printf(c, row, at, LG_STYLE_NORMAL, "%s%s%s %s (%s)", i > from ? "  " : "",
+                              worker->post_mortem ? "" : " ",
                               worker->post_mortem ? "" : lg_window_text(w),
                               lg_format_duration(sum->blocked_ns, number, sizeof(number)),
                               lg_format_share(sum->blocked_share, share, sizeof(share)));
@@ -329,8 +329,8 @@ draw_view(struct lg_screen *s, int row, size_t count)
         snprintf(rows, sizeof(rows), "%zu row%s", count, count == 1 ? "" : "s");
     }
     lg_format_cut(filtered ? s->view.filter : "(none)", lg_screen_wide(s) ? 30 : 10, filter, 128);
-    snprintf(text, sizeof(text), "sort %s%s   filter %.128s   %s",
-             lg_sort_heading(s->view.sort), s->view.reverse && lg_screen_wide(s) ? " (reversed)" : "", filter, rows);
+    snprintf(text, sizeof(text), "sort %s%s   filter %.128s   %s", lg_sort_heading(s->view.sort),
+             s->view.reverse && lg_screen_wide(s) ? " (reversed)" : "", filter, rows);
     if (at + 2 + (int)lg_format_columns(text) >= s->canvas.columns) {
         snprintf(text, sizeof(text), "%s", rows);
     }
@@ -367,9 +367,9 @@ draw_heading(struct lg_screen *s, int row)
         heading_of(s, i, text, sizeof(text));
         at = lg_canvas_field_right(c, row, at, columns[i].width[wide], LG_STYLE_HEADING, text);
         if (columns[i].sort == s->view.sort && i != COLUMN_SHARE) {
-            lg_canvas_put(c, row, at, LG_STYLE_HEADING,
-                          s->glyphs->one[s->view.reverse ? LG_GLYPH_ASCENDING
-                                                         : LG_GLYPH_DESCENDING]);
+            lg_canvas_put(
+                c, row, at, LG_STYLE_HEADING,
+                s->glyphs->one[s->view.reverse ? LG_GLYPH_ASCENDING : LG_GLYPH_DESCENDING]);
         }
     }
     at += 2;
@@ -513,14 +513,14 @@ draw_selected(struct lg_screen *s, int row, const struct lg_row *line)
                  dash_if_0(lg_format_duration(line->now.max_ns, time, sizeof(time))));
     }
     else {
-        lg_screen_frame_text(line->last_frame != NULL ? line->last_frame : line->worst_frame,
-                             frame, sizeof(frame));
+        lg_screen_frame_text(line->last_frame != NULL ? line->last_frame : line->worst_frame, frame,
+                             sizeof(frame));
         snprintf(text, sizeof(text), "%s: last block %s, %s ago%s%s", name,
                  lg_format_duration(line->last_block_ns, time, sizeof(time)),
                  lg_format_age(line->last_block_age_ns, age, sizeof(age)),
-                 frame[0] == '\0'       ? ""
+                 frame[0] == '\0'    ? ""
                  : lg_screen_wide(s) ? ", in "
-                                        : ", ",
+                                     : ", ",
                  frame);
     }
     lg_canvas_field(&s->canvas, row, 1, s->canvas.columns - 2, LG_STYLE_NORMAL, text);
@@ -576,8 +576,7 @@ lg_screen_column_help(struct lg_screen *s, int row, int column, int end)
         const char *colon = strchr(columns[i].what, ':');
         int at = column;
         if (colon == NULL) {
-            lg_canvas_put(&s->canvas, row + i, at, LG_STYLE_KEY,
-                          lg_sort_heading(columns[i].sort));
+            lg_canvas_put(&s->canvas, row + i, at, LG_STYLE_KEY, lg_sort_heading(columns[i].sort));
         }
         else {
             lg_canvas_printf(&s->canvas, row + i, at, LG_STYLE_KEY, "%.*s",

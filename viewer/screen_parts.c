@@ -217,9 +217,9 @@ state_text(const struct lg_screen *s, char *out, size_t size)
                 return;
             }
         }
-        append(out, size, "EXITED %s",
-               lg_format_clock(worker->ended_real_ns, s->top->now_real_ns, false, text,
-                               sizeof(text)));
+        append(
+            out, size, "EXITED %s",
+            lg_format_clock(worker->ended_real_ns, s->top->now_real_ns, false, text, sizeof(text)));
         break;
     case LG_WORKER_CUT:
         append(out, size, "FILE CUT");
@@ -243,9 +243,9 @@ lg_screen_windows(struct lg_screen *s, int row, int column)
             continue;
         }
         bool chosen = (int)s->view.window == i;
-        at = lg_canvas_printf(&s->canvas, row, at, chosen ? LG_STYLE_BOLD : LG_STYLE_NORMAL,
-                              chosen ? "[%d]%s" : "%d:%s", i + 1,
-                              lg_window_text((enum lg_window)i));
+        at =
+            lg_canvas_printf(&s->canvas, row, at, chosen ? LG_STYLE_BOLD : LG_STYLE_NORMAL,
+                             chosen ? "[%d]%s" : "%d:%s", i + 1, lg_window_text((enum lg_window)i));
         at += 2;
     }
     if (ended && s->canvas.columns >= 76) {
@@ -298,8 +298,7 @@ lg_screen_put_keys(struct lg_screen *s, int row, const char *keys)
             /* "[ ]" is two keys. */
             key = p[1] == ' ' || p[1] == ']' || (p > keys && p[-1] == ' ');
         }
-        column = lg_canvas_put(&s->canvas, row, column, key ? LG_STYLE_KEY : LG_STYLE_NORMAL,
-                               one);
+        column = lg_canvas_put(&s->canvas, row, column, key ? LG_STYLE_KEY : LG_STYLE_NORMAL, one);
         /* "?Help": one character, then what it does. */
         if (*p == '?') {
             key = false;
@@ -386,35 +385,35 @@ banner_text(struct lg_screen *s, const struct lg_banner *banner, const struct lg
     case LG_BANNER_NONE:
         break;
     case LG_BANNER_BLOCKED:
-        append(out, size, "!BLOCKED %s%s%s%s",
-                 lg_format_duration(banner->ns, time, sizeof(time)), gap, pid, rest);
+        append(out, size, "!BLOCKED %s%s%s%s", lg_format_duration(banner->ns, time, sizeof(time)),
+               gap, pid, rest);
         break;
     case LG_BANNER_ENDED:
-        append(out, size, " ended   %s%s%s%s",
-                 lg_format_duration(banner->ns, time, sizeof(time)), gap, pid, rest);
+        append(out, size, " ended   %s%s%s%s", lg_format_duration(banner->ns, time, sizeof(time)),
+               gap, pid, rest);
         break;
     case LG_BANNER_NO_HEARTBEAT:
         append(out, size, "?NO HEARTBEAT %s%s%s%s",
-                 lg_format_age_short(banner->ns, time, sizeof(time)), gap, pid,
-                 process_state_text(banner->process_state));
+               lg_format_age_short(banner->ns, time, sizeof(time)), gap, pid,
+               process_state_text(banner->process_state));
         break;
     case LG_BANNER_DIED_BLOCKED:
         append(out, size, "!DIED WHILE BLOCKED %s%s%s%s",
-                 lg_format_duration(banner->ns, time, sizeof(time)), gap, pid, rest);
+               lg_format_duration(banner->ns, time, sizeof(time)), gap, pid, rest);
         break;
     case LG_BANNER_DIED:
     case LG_BANNER_EXITED: {
         char up[LG_TEXT];
-        append(out, size, "!%s %s%s%safter %s; q quits, screens stay usable",
-                 banner->kind == LG_BANNER_DIED ? "DIED" : "EXITED",
-                 lg_format_clock(worker->ended_real_ns, s->top->now_real_ns, false, time,
-                                 sizeof(time)),
-                 gap, pid, lg_format_uptime(worker->up_ns, up, sizeof(up)));
+        append(
+            out, size, "!%s %s%s%safter %s; q quits, screens stay usable",
+            banner->kind == LG_BANNER_DIED ? "DIED" : "EXITED",
+            lg_format_clock(worker->ended_real_ns, s->top->now_real_ns, false, time, sizeof(time)),
+            gap, pid, lg_format_uptime(worker->up_ns, up, sizeof(up)));
         break;
     }
     case LG_BANNER_CUT:
         append(out, size, "!the segment became shorter; showing the last whole picture %s",
-                 lg_format_clock(worker->heartbeat_real_ns, 0, false, time, sizeof(time)));
+               lg_format_clock(worker->heartbeat_real_ns, 0, false, time, sizeof(time)));
         break;
     }
 }
@@ -526,7 +525,9 @@ lg_screen_spark(struct lg_screen *s, int row, int column, int width, const uint6
         }
         int level = level_of(value);
         lg_canvas_put(&s->canvas, row, column + i,
-                      level >= 6 ? LG_STYLE_RED : level >= 3 ? LG_STYLE_WARNING : LG_STYLE_BAR,
+                      level >= 6   ? LG_STYLE_RED
+                      : level >= 3 ? LG_STYLE_WARNING
+                                   : LG_STYLE_BAR,
                       s->glyphs->level[level]);
     }
 }
@@ -679,15 +680,14 @@ lg_screen_timeline(struct lg_screen *s, int row, int column, int width, int rows
         }
         lg_canvas_field_right(&s->canvas, row + line, column, 6, LG_STYLE_NORMAL, label);
         lg_canvas_put(&s->canvas, row + line, column + 6, LG_STYLE_DIM,
-                      s->glyphs->one[from_bottom == 0 ? LG_GLYPH_CROSS
+                      s->glyphs->one[from_bottom == 0   ? LG_GLYPH_CROSS
                                      : label[0] != '\0' ? LG_GLYPH_TICK_LEFT
                                                         : LG_GLYPH_VERTICAL]);
         for (int i = 0; i < columns; i++) {
             if (value[i] == LG_NONE) {
                 continue;
             }
-            uint64_t eighths = full == 0 ? 0
-                                         : value[i] * (uint64_t)(height * LG_LEVELS) / full;
+            uint64_t eighths = full == 0 ? 0 : value[i] * (uint64_t)(height * LG_LEVELS) / full;
             eighths = value[i] > 0 && eighths == 0 ? 1 : eighths;
             uint64_t below = (uint64_t)(from_bottom * LG_LEVELS);
             if (eighths > below) {
@@ -715,8 +715,8 @@ timeline_axis(struct lg_screen *s, int row, int column, int columns, size_t seco
         size_t clipped = back > all ? all : back;
         char text[LG_TEXT];
         snprintf(text, sizeof(text), "-%zus", clipped);
-        lg_canvas_put(&s->canvas, row, column + (int)((all - clipped) / seconds_each),
-                      LG_STYLE_DIM, text);
+        lg_canvas_put(&s->canvas, row, column + (int)((all - clipped) / seconds_each), LG_STYLE_DIM,
+                      text);
     }
     lg_canvas_right(&s->canvas, row, column + columns, LG_STYLE_DIM, "now");
 }
@@ -769,9 +769,9 @@ lg_screen_frames(struct lg_screen *s, int row, int column, int rows, int skip, i
                     snprintf(place, sizeof(place), "%s", frame->short_file);
                 }
                 const struct lg_stack_frame *user = lg_stack_user_frame(stack);
-                const char *what = frame->endpoint                                 ? "endpoint"
+                const char *what = frame->endpoint                                   ? "endpoint"
                                    : frame == user && user->origin == LG_ORIGIN_USER ? "your code"
-                                                                                    : "";
+                                                                                     : "";
                 int from = column + 4 + function + 1;
                 int room = end - from - (what[0] != '\0' ? 13 : 0);
                 lg_canvas_field(&s->canvas, y, from, room, style, place);
@@ -900,8 +900,7 @@ lg_screen_parts_text(const uint64_t parts[LG_CAUSE_COUNT], char *out, size_t siz
     }
     for (int i = 0; i < LG_CAUSE_COUNT; i++) {
         if (parts[i] != LG_NONE && parts[i] > sum / 100) {
-            append(out, size, "%s%s %s", out[0] != '\0' ? ", " : "",
-                   lg_format_cause((uint32_t)i),
+            append(out, size, "%s%s %s", out[0] != '\0' ? ", " : "", lg_format_cause((uint32_t)i),
                    lg_format_duration(parts[i], time, sizeof(time)));
         }
     }

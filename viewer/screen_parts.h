@@ -23,26 +23,32 @@
 
 /* X(NAME, draw function's suffix, word in messages). Tab goes through the
  * first five. */
-#define LG_PAGES(X)                                                                       \
-    X(OVERVIEW, overview, "overview")                                                     \
-    X(EVENTS, events, "events")                                                           \
-    X(BLOCKED, blocked, "blocked right now")                                              \
-    X(WORKERS, workers, "workers")                                                        \
-    X(POOL, pool, "thread pool")                                                          \
-    X(DETAIL, detail, "endpoint")                                                         \
-    X(STACK, stack, "stack")                                                              \
+#define LG_PAGES(X) \
+    X(OVERVIEW, overview, "overview") \
+    X(EVENTS, events, "events") \
+    X(BLOCKED, blocked, "blocked right now") \
+    X(WORKERS, workers, "workers") \
+    X(POOL, pool, "thread pool") \
+    X(DETAIL, detail, "endpoint") \
+    X(STACK, stack, "stack") \
     X(HELP, help, "help")
 
 enum lg_page {
 #define LG_X(name, suffix, word) LG_PAGE_##name,
     LG_PAGES(LG_X)
 #undef LG_X
-    LG_PAGE_COUNT
+        LG_PAGE_COUNT
 };
 #define LG_TAB_PAGES LG_PAGE_DETAIL
 
-enum lg_prompt { LG_PROMPT_NONE, LG_PROMPT_SEARCH, LG_PROMPT_FILTER, LG_PROMPT_MINIMUM,
-                 LG_PROMPT_SORT, LG_PROMPT_COPY };
+enum lg_prompt {
+    LG_PROMPT_NONE,
+    LG_PROMPT_SEARCH,
+    LG_PROMPT_FILTER,
+    LG_PROMPT_MINIMUM,
+    LG_PROMPT_SORT,
+    LG_PROMPT_COPY
+};
 
 struct lg_list {
     size_t at;                          /* the row with the cursor */

@@ -48,8 +48,9 @@ lg_screen_pool(struct lg_screen *s)
         int row = draw_stuck(s, 7, height - 5, &worker->pool);
         draw_endpoints(s, row + 1, height - 1);
     }
-    lg_screen_bottom(s, "?Help  q Back  Up Down Stuck thread  Enter Stack  Tab Next screen"
-                        "  Space Pause");
+    lg_screen_bottom(s,
+                     "?Help  q Back  Up Down Stuck thread  Enter Stack  Tab Next screen"
+                     "  Space Pause");
 }
 
 static void
@@ -71,19 +72,19 @@ draw_numbers(struct lg_screen *s, const struct lg_pool_view *p)
     int end = lg_canvas_right(c, 1, c->columns - 1,
                               p->waiting > 0 ? LG_STYLE_WARNING : LG_STYLE_NORMAL, text);
     lg_screen_bar(s, 1, at, end - 3 - at, share);
-    snprintf(text, sizeof(text),
-             "Full  %s times   now %s%s   most waiting %s   submitted %s   finished %s",
-             lg_format_count(p->times_full, a, sizeof(a)),
-             p->full_for_ns == LG_NONE ? "not" : "for ",
-             p->full_for_ns == LG_NONE ? "" : lg_format_duration(p->full_for_ns, b, sizeof(b)),
-             lg_format_count(p->waiting_high_water, e, sizeof(e)),
-             lg_format_count(p->submitted, g, sizeof(g)),
-             lg_format_count(p->finished, h, sizeof(h)));
+    snprintf(
+        text, sizeof(text),
+        "Full  %s times   now %s%s   most waiting %s   submitted %s   finished %s",
+        lg_format_count(p->times_full, a, sizeof(a)), p->full_for_ns == LG_NONE ? "not" : "for ",
+        p->full_for_ns == LG_NONE ? "" : lg_format_duration(p->full_for_ns, b, sizeof(b)),
+        lg_format_count(p->waiting_high_water, e, sizeof(e)),
+        lg_format_count(p->submitted, g, sizeof(g)), lg_format_count(p->finished, h, sizeof(h)));
     lg_canvas_field(c, 2, 1, c->columns - 2, LG_STYLE_NORMAL, text);
     uint64_t n = p->finished;
     snprintf(text, sizeof(text), "Wait  mean %s   p50 %s   p90 %s   p99 %s   max %s",
              lg_format_duration(n > 0 ? p->wait_sum_ns / n : LG_NONE, a, sizeof(a)),
-             lg_screen_us_text(p->wait.p50_us, b, sizeof(b)), lg_screen_us_text(p->wait.p90_us, e, sizeof(e)),
+             lg_screen_us_text(p->wait.p50_us, b, sizeof(b)),
+             lg_screen_us_text(p->wait.p90_us, e, sizeof(e)),
              lg_screen_us_text(p->wait.p99_us, g, sizeof(g)),
              lg_format_duration(p->wait_max_ns, h, sizeof(h)));
     lg_canvas_field(c, 3, 1, c->columns - 2, LG_STYLE_NORMAL, text);
@@ -114,8 +115,8 @@ draw_stuck(struct lg_screen *s, int row, int end, const struct lg_pool_view *p)
         snprintf(text, sizeof(text), "%8s  thread %-8u %s   %s",
                  lg_format_duration(p->stuck[i].for_ns, time, sizeof(time)), p->stuck[i].tid,
                  lg_screen_key_text(&p->stuck[i].key, 0, name, sizeof(name)), frame);
-        lg_canvas_field(c, row, 1, c->columns - 2,
-                        selected ? LG_STYLE_BOLD : LG_STYLE_NORMAL, text);
+        lg_canvas_field(c, row, 1, c->columns - 2, selected ? LG_STYLE_BOLD : LG_STYLE_NORMAL,
+                        text);
         lg_canvas_put(c, row, 0, LG_STYLE_BOLD, selected ? ">" : " ");
         row++;
         if (selected) {
@@ -149,8 +150,8 @@ draw_endpoints(struct lg_screen *s, int row, int end)
         return;
     }
     for (size_t i = 0; i < count; i++) {
-        const struct lg_detail *d = lg_top_row_detail(s->top, s->worker, &view, &rows[i],
-                                                      LG_BANDS_COARSE, s->order);
+        const struct lg_detail *d =
+            lg_top_row_detail(s->top, s->worker, &view, &rows[i], LG_BANDS_COARSE, s->order);
         if (d != NULL && d->pool_run_ns > 0) {
             use[kept++] = (struct use){rows[i].key, d->pool_wait_ns, d->pool_run_ns};
         }

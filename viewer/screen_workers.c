@@ -87,8 +87,9 @@ draw_title(struct lg_screen *s)
         snprintf(parent, sizeof(parent), lg_screen_wide(s) ? "   parent %d" : " (parent %d)",
                  (int)top->parent);
     }
-    snprintf(left, sizeof(left), lg_screen_wide(s) ? " loopguard-top   %zu worker%s of %.200s%s"
-                                                   : " loopguard-top  %zu worker%s of %.200s%s",
+    snprintf(left, sizeof(left),
+             lg_screen_wide(s) ? " loopguard-top   %zu worker%s of %.200s%s"
+                               : " loopguard-top  %zu worker%s of %.200s%s",
              top->worker_count, top->worker_count == 1 ? "" : "s", app, parent);
     lg_screen_title(s, 0, left);
 }
@@ -118,16 +119,16 @@ draw_sum(struct lg_screen *s, int row)
             who = w->label;
         }
     }
-    int n = snprintf(text, sizeof(text),
-                     "Sum    %s req/s   %s blocks/1m   %s blocked/1m   worst lag %s%s (%.64s)",
-                     lg_format_rate(sum.requests_per_s, rate, sizeof(rate)),
-                     lg_format_count(sum.blocks, blocks, sizeof(blocks)),
-                     lg_format_duration(sum.blocked_ns, blocked, sizeof(blocked)),
-                     lg_screen_wide(s) ? "now " : "", lg_format_duration(worst, lag, sizeof(lag)),
-                     who);
+    int n =
+        snprintf(text, sizeof(text),
+                 "Sum    %s req/s   %s blocks/1m   %s blocked/1m   worst lag %s%s (%.64s)",
+                 lg_format_rate(sum.requests_per_s, rate, sizeof(rate)),
+                 lg_format_count(sum.blocks, blocks, sizeof(blocks)),
+                 lg_format_duration(sum.blocked_ns, blocked, sizeof(blocked)),
+                 lg_screen_wide(s) ? "now " : "", lg_format_duration(worst, lag, sizeof(lag)), who);
     if (lg_screen_wide(s) && n > 0) {
-        snprintf(text + n, sizeof(text) - (size_t)n,
-                 "   %zu blocked now   %zu stale   %zu dead", now, stale, dead);
+        snprintf(text + n, sizeof(text) - (size_t)n, "   %zu blocked now   %zu stale   %zu dead",
+                 now, stale, dead);
     }
     lg_canvas_field(&s->canvas, row, 1, s->canvas.columns - 2, LG_STYLE_NORMAL, text);
 }
@@ -148,8 +149,7 @@ static void
 draw_worker(struct lg_screen *s, int row, const struct lg_worker *w, bool selected)
 {
     struct lg_canvas *c = &s->canvas;
-    const struct lg_window_sum *sum =
-        &w->sum[w->post_mortem ? LG_WINDOW_TOTAL : LG_WINDOW_1M];
+    const struct lg_window_sum *sum = &w->sum[w->post_mortem ? LG_WINDOW_TOTAL : LG_WINDOW_1M];
     bool wide = lg_screen_wide(s);
     bool silent = w->state == LG_WORKER_STALE;
     char text[LG_NAME_MAX + 40];
@@ -161,7 +161,10 @@ draw_worker(struct lg_screen *s, int row, const struct lg_worker *w, bool select
     lg_canvas_field(c, row, wide ? 10 : 9, 7, state, lg_worker_state_text(w->state));
     lg_format_uptime(w->up_ns, up, sizeof(up));
     /* Hours and minutes are enough on a narrow line; days in any case. */
-    lg_canvas_field(c, row, wide ? 18 : 16, wide ? 9 : (int)strlen(up) > 8 ? 6 : 5,
+    lg_canvas_field(c, row, wide ? 18 : 16,
+                    wide                  ? 9
+                    : (int)strlen(up) > 8 ? 6
+                                          : 5,
                     LG_STYLE_NORMAL, up);
     if (!wide && strlen(up) == 8) {
         lg_canvas_put(c, row, 20, LG_STYLE_NORMAL, (char[]){up[4], ' ', '\0'});
@@ -169,8 +172,7 @@ draw_worker(struct lg_screen *s, int row, const struct lg_worker *w, bool select
     int at = wide ? 27 : 21;
     lg_format_duration(w->lag_now_ns, text, sizeof(text));
     enum lg_style lag = lg_screen_duration_style(w->lag_now_ns, w->threshold_ns);
-    at = lg_canvas_field_right(c, row, at, 8, lag,
-                               silent ? "?" : w->post_mortem ? "-" : text);
+    at = lg_canvas_field_right(c, row, at, 8, lag, silent ? "?" : w->post_mortem ? "-" : text);
     lg_canvas_put(c, row, at, lag, w->lag_high && !silent && !w->post_mortem ? "!" : " ");
     at++;
     if (wide) {
@@ -181,7 +183,9 @@ draw_worker(struct lg_screen *s, int row, const struct lg_worker *w, bool select
         at = lg_canvas_field_right(c, row, at, 9, known ? LG_STYLE_NORMAL : LG_STYLE_DIM, text);
         percent(sum->busy_share, text, sizeof(text));
         at = lg_canvas_field_right(c, row, at, 5, LG_STYLE_NORMAL,
-                                   silent ? "?" : w->post_mortem ? "-" : text);
+                                   silent           ? "?"
+                                   : w->post_mortem ? "-"
+                                                    : text);
         if (!w->post_mortem) {
             lg_screen_bar(s, row, at + 1, 14, silent ? 0 : sum->busy_share);
         }
@@ -190,7 +194,9 @@ draw_worker(struct lg_screen *s, int row, const struct lg_worker *w, bool select
     else {
         percent(sum->busy_share, text, sizeof(text));
         at = lg_canvas_field_right(c, row, at, 7, LG_STYLE_NORMAL,
-                                   silent ? "?" : w->post_mortem ? "-" : text);
+                                   silent           ? "?"
+                                   : w->post_mortem ? "-"
+                                                    : text);
     }
     lg_format_count(sum->blocks, text, sizeof(text));
     at = lg_canvas_field_right(c, row, at, wide ? 6 : 6, LG_STYLE_NORMAL, text);
@@ -202,7 +208,10 @@ draw_worker(struct lg_screen *s, int row, const struct lg_worker *w, bool select
     }
     lg_format_rate(sum->requests_per_s, text, sizeof(text));
     at = lg_canvas_field_right(c, row, at, wide ? 7 : 6, LG_STYLE_NORMAL,
-                               silent ? "?" : w->post_mortem ? "-" : text) + 2;
+                               silent           ? "?"
+                               : w->post_mortem ? "-"
+                                                : text) +
+         2;
     if (wide) {
         if (!w->post_mortem) {
             lg_screen_spark(s, row, at, 22, w->series_lag_ns, LG_SERIES);
@@ -326,8 +335,8 @@ lg_screen_merged_rows(struct lg_screen *s, int row, int end)
                            time, sizeof(time));
         at = lg_canvas_field_right(c, row, at, 9, LG_STYLE_NORMAL, time);
         if (wide) {
-            lg_format_duration(known && f->step.p90_us != LG_NONE ? f->step.p90_us * 1000
-                                                                  : LG_NONE, time, sizeof(time));
+            lg_format_duration(known && f->step.p90_us != LG_NONE ? f->step.p90_us * 1000 : LG_NONE,
+                               time, sizeof(time));
             at = lg_canvas_field_right(c, row, at, 9, LG_STYLE_NORMAL, time);
         }
         lg_format_duration(known && f->step.p50_us != LG_NONE ? f->step.p50_us * 1000 : LG_NONE,
@@ -359,8 +368,7 @@ threshold_heading(const struct lg_screen *s, char *out, size_t size)
     if (s->top->worker_count == 0) {
         return "N>T";
     }
-    snprintf(out, size, "N>%.16s",
-             lg_format_ms(s->top->workers[0]->threshold_ns, ms, sizeof(ms)));
+    snprintf(out, size, "N>%.16s", lg_format_ms(s->top->workers[0]->threshold_ns, ms, sizeof(ms)));
     return out;
 }
 

@@ -73,13 +73,16 @@ static const struct {
     int signo;
     const char *text;
 } faults[] = {
-    {SIGSEGV, "11, Segmentation fault"}, {SIGBUS, "7, Bus error"},
-    {SIGFPE, "8, Floating point exception"}, {SIGILL, "4, Illegal instruction"},
-    {SIGABRT, "6, Aborted"}, {SIGSYS, "31, Bad system call"},
+    {SIGSEGV, "11, Segmentation fault"},
+    {SIGBUS, "7, Bus error"},
+    {SIGFPE, "8, Floating point exception"},
+    {SIGILL, "4, Illegal instruction"},
+    {SIGABRT, "6, Aborted"},
+    {SIGSYS, "31, Bad system call"},
 };
 /* Others that end a process and leave the terminal to us. */
-static const int enders[] = {SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGXCPU,
-                             SIGXFSZ, SIGTRAP};
+static const int enders[] = {SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM,
+                             SIGPROF, SIGXCPU, SIGXFSZ, SIGTRAP};
 static const int asked[] = {SIGTERM, SIGINT, SIGHUP};
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
@@ -105,8 +108,7 @@ static int mouse_key(struct lg_term *term);
 static void follow_size(struct lg_term *term);
 
 int
-lg_term_start(const struct lg_term_options *options, struct lg_term **out, char *why,
-              size_t size)
+lg_term_start(const struct lg_term_options *options, struct lg_term **out, char *why, size_t size)
 {
     int err = check_terminfo(STDOUT_FILENO, why, size);
     if (err != 0) {
@@ -128,8 +130,9 @@ lg_term_start(const struct lg_term_options *options, struct lg_term **out, char 
     term->screen = newterm(NULL, stdout, term->in);
     if (term->screen == NULL) {
         err = -EINVAL;
-        snprintf(why, size, "terminal type '%s' cannot place the cursor\n"
-                            "Set TERM, for example TERM=xterm, or use --once.",
+        snprintf(why, size,
+                 "terminal type '%s' cannot place the cursor\n"
+                 "Set TERM, for example TERM=xterm, or use --once.",
                  getenv("TERM"));
         goto failed;
     }
@@ -304,8 +307,7 @@ void
 lg_term_mouse(struct lg_term *term, bool on)
 {
     (void)term;
-    mousemask(on ? BUTTON1_CLICKED | BUTTON1_PRESSED | BUTTON4_PRESSED | BUTTON5_PRESSED : 0,
-              NULL);
+    mousemask(on ? BUTTON1_CLICKED | BUTTON1_PRESSED | BUTTON4_PRESSED | BUTTON5_PRESSED : 0, NULL);
     mouseinterval(0);                   /* no waiting for a double click */
 }
 
@@ -524,7 +526,8 @@ on_fatal(int signo, siginfo_t *info, void *context)
     int err = state.real_stderr >= 0 ? state.real_stderr : STDERR_FILENO;
     copy_kept(err);
     for (size_t i = 0; i < COUNT(faults); i++) {
-        static const char end[] = ") in " LG_VERSION "\nThe worker is not affected. "
+        static const char end[] = ") in " LG_VERSION
+                                  "\nThe worker is not affected. "
                                   "Please report this with the lines above.\n";
         if (faults[i].signo == signo) {
             ssize_t n = write(err, state.fault, strlen(state.fault));
@@ -593,8 +596,7 @@ copy_kept(int to)
     char bytes[512];
     ssize_t n;
     off_t at = 0;
-    while (state.kept_stderr >= 0 &&
-           (n = pread(state.kept_stderr, bytes, sizeof(bytes), at)) > 0) {
+    while (state.kept_stderr >= 0 && (n = pread(state.kept_stderr, bytes, sizeof(bytes), at)) > 0) {
         at += n;
         if (write(to, bytes, (size_t)n) < 0) {
             return;
@@ -645,11 +647,20 @@ translate(struct lg_term *term, wint_t code)
     static const struct {
         int curses, ours;
     } keys[] = {
-        {KEY_UP, LG_KEY_UP}, {KEY_DOWN, LG_KEY_DOWN}, {KEY_LEFT, LG_KEY_LEFT},
-        {KEY_RIGHT, LG_KEY_RIGHT}, {KEY_PPAGE, LG_KEY_PAGE_UP}, {KEY_NPAGE, LG_KEY_PAGE_DOWN},
-        {KEY_HOME, LG_KEY_HOME}, {KEY_END, LG_KEY_END}, {KEY_BTAB, LG_KEY_BACK_TAB},
-        {KEY_ENTER, LG_KEY_ENTER}, {KEY_BACKSPACE, LG_KEY_BACKSPACE}, {KEY_DC, LG_KEY_DELETE},
-        {KEY_FIND, LG_KEY_HOME}, {KEY_SELECT, LG_KEY_END},
+        {KEY_UP, LG_KEY_UP},
+        {KEY_DOWN, LG_KEY_DOWN},
+        {KEY_LEFT, LG_KEY_LEFT},
+        {KEY_RIGHT, LG_KEY_RIGHT},
+        {KEY_PPAGE, LG_KEY_PAGE_UP},
+        {KEY_NPAGE, LG_KEY_PAGE_DOWN},
+        {KEY_HOME, LG_KEY_HOME},
+        {KEY_END, LG_KEY_END},
+        {KEY_BTAB, LG_KEY_BACK_TAB},
+        {KEY_ENTER, LG_KEY_ENTER},
+        {KEY_BACKSPACE, LG_KEY_BACKSPACE},
+        {KEY_DC, LG_KEY_DELETE},
+        {KEY_FIND, LG_KEY_HOME},
+        {KEY_SELECT, LG_KEY_END},
     };
     if (code == KEY_RESIZE) {
         term->all = true;

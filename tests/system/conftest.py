@@ -63,7 +63,8 @@ class Screen:
             if preexec is not None:
                 preexec()
 
-        self.process = subprocess.Popen(  # noqa: PLW1509: the one way to a controlling terminal
+        # preexec_fn: the one way to a controlling terminal; we have no threads.
+        self.process = subprocess.Popen(  # noqa: PLW1509
             command,
             cwd=cwd,
             env=environment,

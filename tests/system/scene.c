@@ -50,22 +50,24 @@
 
 /* X(NAME, kind, method, name, a request every ms, usual us on the loop, 1 in
  * `slow_each` takes slow_us, response us) */
-#define ENDPOINTS(X)                                                                      \
-    X(REPORTS, REQUEST, POST, "/reports/{id}", 310, 41000, 11, 96000 / 2, 310000)         \
-    X(SEARCH, REQUEST, GET, "/search", 54, 2100, 30, 12000, 9000)                         \
-    X(AVATAR, REQUEST, PUT, "/users/{user_id}/avatar", 1100, 6000, 9, 22000, 30000)       \
-    X(HEALTH, REQUEST, GET, "/health", 52, 420, 50, 900, 500)                             \
-    X(ITEM, REQUEST, GET, "/items/{item_id}", 28, 1100, 40, 2900, 5000)                   \
-    X(ITEMS, REQUEST, POST, "/items", 99, 900, 25, 2700, 7000)                            \
-    X(OPENAPI, REQUEST, GET, "/openapi.json", 990, 400, 10, 1200, 600)                    \
-    X(QUEUE, TASK, NONE, "poll_queue", 1000, 700, 100000, 700, 700)                       \
+#define ENDPOINTS(X) \
+    X(REPORTS, REQUEST, POST, "/reports/{id}", 310, 41000, 11, 96000 / 2, 310000) \
+    X(SEARCH, REQUEST, GET, "/search", 54, 2100, 30, 12000, 9000) \
+    X(AVATAR, REQUEST, PUT, "/users/{user_id}/avatar", 1100, 6000, 9, 22000, 30000) \
+    X(HEALTH, REQUEST, GET, "/health", 52, 420, 50, 900, 500) \
+    X(ITEM, REQUEST, GET, "/items/{item_id}", 28, 1100, 40, 2900, 5000) \
+    X(ITEMS, REQUEST, POST, "/items", 99, 900, 25, 2700, 7000) \
+    X(OPENAPI, REQUEST, GET, "/openapi.json", 990, 400, 10, 1200, 600) \
+    X(QUEUE, TASK, NONE, "poll_queue", 1000, 700, 100000, 700, 700) \
     X(IDLE, LOOP, NONE, "idle/other", 500, 60, 100000, 60, 60)
 
-enum { OTHER_ENDPOINT,
+enum {
+    OTHER_ENDPOINT,
 #define X(id, kind, method, name, every, usual, each, slow, response) id,
-       ENDPOINTS(X)
+    ENDPOINTS(X)
 #undef X
-       ENDPOINT_END };
+        ENDPOINT_END
+};
 
 static const struct {
     const char *name;
@@ -76,11 +78,10 @@ static const struct {
     uint64_t slow_each;
     uint64_t slow_us;
     uint64_t response_us;
-} endpoints[] = {
-    [OTHER_ENDPOINT] = {0},
-#define X(id, kind, method, name, every, usual, each, slow, response)                     \
+} endpoints[] = {[OTHER_ENDPOINT] = {0},
+#define X(id, kind, method, name, every, usual, each, slow, response) \
     [id] = {name, LG_KIND_##kind, LG_METHOD_##method, every, usual, each, slow, response},
-    ENDPOINTS(X)
+                 ENDPOINTS(X)
 #undef X
 };
 
@@ -88,10 +89,10 @@ static const struct {
 static const char *const stacks[][16] = {
     {"(none)", "", "0"},
     {"_render", "/srv/app/.venv/lib/python3.12/site-packages/reportlab/pdfgen/canvas.py", "1142",
-     "render_pdf", "/srv/app/app/reports.py", "88", "build_report", "/srv/app/app/reports.py",
-     "52", "create_report", "/srv/app/app/routes/reports.py", "19"},
-    {"render_pdf", "/srv/app/app/reports.py", "88", "build_report", "/srv/app/app/reports.py",
-     "52", "create_report", "/srv/app/app/routes/reports.py", "19"},
+     "render_pdf", "/srv/app/app/reports.py", "88", "build_report", "/srv/app/app/reports.py", "52",
+     "create_report", "/srv/app/app/routes/reports.py", "19"},
+    {"render_pdf", "/srv/app/app/reports.py", "88", "build_report", "/srv/app/app/reports.py", "52",
+     "create_report", "/srv/app/app/routes/reports.py", "19"},
     {"dumps", "/usr/lib/python3.12/json/__init__.py", "231", "to_response",
      "/srv/app/app/reports.py", "97"},
     {"loads", "/usr/lib/python3.12/json/decoder.py", "337", "search",
@@ -99,16 +100,46 @@ static const char *const stacks[][16] = {
     {"resize", "/srv/app/app/imaging.py", "40"},
     {"fetch", "/srv/app/app/jobs.py", "31"},
 };
-enum { STACK_NONE, STACK_RENDER, STACK_PDF, STACK_DUMPS, STACK_LOADS, STACK_RESIZE, STACK_FETCH,
-       STACK_COUNT };
+enum {
+    STACK_NONE,
+    STACK_RENDER,
+    STACK_PDF,
+    STACK_DUMPS,
+    STACK_LOADS,
+    STACK_RESIZE,
+    STACK_FETCH,
+    STACK_COUNT
+};
 
 /* What every request's stack has outside. */
 static const char *const outside[] = {
-    "run_endpoint_function", "fastapi/routing.py", "212", "app", "fastapi/routing.py", "301",
-    "wrapped_app", "starlette/_exception_handler.py", "42", "app", "starlette/routing.py", "76",
-    "handle", "starlette/routing.py", "288", "app", "starlette/routing.py", "735",
-    "__call__", "starlette/applications.py", "112", "__call__", "fastapi/applications.py", "1054",
-    "run_asgi", "uvicorn/protocols/http/h11_impl.py", "403",
+    "run_endpoint_function",
+    "fastapi/routing.py",
+    "212",
+    "app",
+    "fastapi/routing.py",
+    "301",
+    "wrapped_app",
+    "starlette/_exception_handler.py",
+    "42",
+    "app",
+    "starlette/routing.py",
+    "76",
+    "handle",
+    "starlette/routing.py",
+    "288",
+    "app",
+    "starlette/routing.py",
+    "735",
+    "__call__",
+    "starlette/applications.py",
+    "112",
+    "__call__",
+    "fastapi/applications.py",
+    "1054",
+    "run_asgi",
+    "uvicorn/protocols/http/h11_impl.py",
+    "403",
 };
 
 /* Blocks, oldest first: ended so long before NOW. */
@@ -225,7 +256,9 @@ make(struct scene *s, const char *dir, const char *name, const char *mode)
         .endpoints = 32,
         .proc =
             {
-                .pid = s->live ? 0 : other ? TID + 1 : TID,
+                .pid = s->live ? 0
+                       : other ? TID + 1
+                               : TID,
                 .ppid = s->live ? 0 : 41200,
                 .start_ticks = s->live ? 0 : 4711,
                 .ns_pid = s->live ? 0 : 1,      /* frozen: nobody to ask /proc about */
@@ -382,8 +415,8 @@ finish(struct scene *s, uint32_t endpoint, uint64_t end_ns, uint64_t on_loop_ns,
         lg_add_single(&e->status_2xx, 1);
         lg_add_single(&loop->requests, 1);
         lg_ring_push(&s->requests, end_ns, LG_TAG(LG_REC_REQUEST, 0, 0, endpoint), response_ns,
-                     on_loop_ns, on_loop_ns,
-                     LG_PAIR(id, 200u | endpoints[endpoint].method << 16), 0);
+                     on_loop_ns, on_loop_ns, LG_PAIR(id, 200u | endpoints[endpoint].method << 16),
+                     0);
         lg_add_single(&e->requests, 1);
         lg_add_single(&s->seg.self->requests, 1);
     }
@@ -403,8 +436,8 @@ add_cell(struct lg_cell *cell, uint64_t number, bool request, uint64_t us, bool 
         *cell = (struct lg_cell){.second_requests = LG_PAIR(number, 0)};
     }
     cell->second_requests += LG_PAIR(0, request ? 1 : 0);
-    cell->steps_busy_us = LG_PAIR(LG_LO(cell->steps_busy_us) + 1,
-                                  clamp_add(LG_HI(cell->steps_busy_us), us));
+    cell->steps_busy_us =
+        LG_PAIR(LG_LO(cell->steps_busy_us) + 1, clamp_add(LG_HI(cell->steps_busy_us), us));
     if (blocked) {
         cell->blocked_us_blocks = LG_PAIR(clamp_add(LG_LO(cell->blocked_us_blocks), us),
                                           LG_HI(cell->blocked_us_blocks) + 1);
@@ -432,8 +465,8 @@ add_history(struct scene *s, uint32_t endpoint, uint64_t end_ns, uint64_t on_loo
     }
     cell->second_iterations += LG_PAIR(0, 1);
     uint32_t max = LG_HI(cell->busy_us_max_lag_us);
-    cell->busy_us_max_lag_us = LG_PAIR(clamp_add(LG_LO(cell->busy_us_max_lag_us), us),
-                                       us > max ? us : max);
+    cell->busy_us_max_lag_us =
+        LG_PAIR(clamp_add(LG_LO(cell->busy_us_max_lag_us), us), us > max ? us : max);
     cell->requests_open = LG_PAIR(LG_LO(cell->requests_open) + (request ? 1 : 0), OPEN);
     if (blocked) {
         cell->blocked_us_blocks = LG_PAIR(clamp_add(LG_LO(cell->blocked_us_blocks), us),
@@ -464,9 +497,9 @@ make_stack(struct scene *s, uint32_t which, uint32_t endpoint)
         count++;
     }
     for (size_t i = count; i >= 3; i -= 3) {
-        frame = lg_frames_append(&s->seg, text(s, stacks[which][i - 2]),
-                                 text(s, stacks[which][i - 3]),
-                                 (uint32_t)atoi(stacks[which][i - 1]), frame);
+        frame =
+            lg_frames_append(&s->seg, text(s, stacks[which][i - 2]), text(s, stacks[which][i - 3]),
+                             (uint32_t)atoi(stacks[which][i - 1]), frame);
         depth++;
     }
     uint32_t id = (uint32_t)s->seg.tables->stacks_used;
@@ -499,8 +532,8 @@ add_stall(struct scene *s, uint32_t endpoint, uint64_t start_ns, uint64_t durati
     memset(stall->parts_ns, 0, sizeof(stall->parts_ns));
     stall->parts_ns[cause] = duration_ns - duration_ns / 20;
     stall->parts_ns[LG_CAUSE_OTHER] = duration_ns / 20;
-    stall->call_thread = LG_PAIR(
-        cause == LG_CAUSE_IO ? text(s, "recv fd 11 <- 127.0.0.1:5432") : 0, s->main_thread);
+    stall->call_thread =
+        LG_PAIR(cause == LG_CAUSE_IO ? text(s, "recv fd 11 <- 127.0.0.1:5432") : 0, s->main_thread);
     stall->stack_holder_stack = LG_PAIR(stack, 0);
     stall->samples_tid = LG_PAIR(12, TID);
     stall->waiting_open = LG_PAIR(waited, 0);
@@ -529,8 +562,8 @@ static void
 fill_pool(struct scene *s)
 {
     struct lg_pool *pool = s->seg.pool;
-    struct lg_hist *wait = &s->seg.hists[LG_HIST_POOL_WAIT(s->seg.endpoint_count,
-                                                           s->seg.loop_count)];
+    struct lg_hist *wait =
+        &s->seg.hists[LG_HIST_POOL_WAIT(s->seg.endpoint_count, s->seg.loop_count)];
     pool->busy = 31;
     pool->waiting = 2;
     pool->high_water = 40;
@@ -583,7 +616,8 @@ set_line_a(struct scene *s, uint64_t state, uint64_t start_ns, uint32_t endpoint
     lg_store_relaxed(&loop->step, s->steps + s->tickets);
     lg_store_relaxed(&loop->step_start_ns, start_ns);
     lg_store_relaxed(&loop->endpoint_task, LG_PAIR(endpoint, LG_TASK_NUMBER_BIT | 8123u));
-    lg_store_relaxed(&loop->request_tid, LG_PAIR(endpoint != 0 ? 0x8f21c400u + (uint32_t)s->tickets : 0, TID));
+    lg_store_relaxed(&loop->request_tid,
+                     LG_PAIR(endpoint != 0 ? 0x8f21c400u + (uint32_t)s->tickets : 0, TID));
     lg_seq_end(&loop->seq);
 }
 

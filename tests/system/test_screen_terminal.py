@@ -106,9 +106,7 @@ def test_no_colour_when_it_is_not_wanted(
 
 def test_color_option_wins_over_the_variable(play: Callable, watch: Callable) -> None:
     play("frozen")
-    screen = watch(
-        "--color=always", env={"LOOPGUARD_TEST_NOW": "10000000000000", "NO_COLOR": "1"}
-    )
+    screen = watch("--color=always", env={"LOOPGUARD_TEST_NOW": "10000000000000", "NO_COLOR": "1"})
     screen.wait(lambda: banner_style(screen) == ("red", True), "red")
 
 
@@ -202,9 +200,13 @@ def test_path_of_the_line_is_shown_alone_for_copying(play: Callable, watch: Call
     screen = watch()
     screen.wait_for("?Help")
     screen.press("ejjj")
-    screen.wait(lambda: any(re.match(r">.*dumps __init__", l) for l in screen.lines), "the event")
+    screen.wait(
+        lambda: any(re.match(r">.*dumps __init__", line) for line in screen.lines), "the event"
+    )
     screen.press("y")
-    screen.wait(lambda: screen.lines[-1] == "/srv/app/app/reports.py:97", "the path on the last line")
+    screen.wait(
+        lambda: screen.lines[-1] == "/srv/app/app/reports.py:97", "the path on the last line"
+    )
 
 
 def test_zero_counts_from_now(play: Callable, watch: Callable) -> None:
@@ -383,7 +385,7 @@ def test_silent_agent_is_stale(play: Callable, watch: Callable) -> None:
     screen.wait_for("?Help")
     scene.order("silent")
     screen.wait_for("?NO HEARTBEAT")
-    assert "STALE" in screen.lines[TITLE]
+    screen.wait(lambda: "STALE" in screen.lines[TITLE], "the state in the title")
 
 
 def test_file_that_becomes_shorter_leaves_the_last_picture(play: Callable, watch: Callable) -> None:
