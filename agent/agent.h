@@ -111,7 +111,6 @@ struct lg_agent {
     PyObject *get_running_loop;         /* asyncio._get_running_loop */
     struct lg_task_slot *task_slots;    /* see task.c */
     uint32_t task_slots_used;
-    uint32_t requests_opened;
     bool forked;                        /* a child of the armed one, not yet awake */
     struct lg_names *names;             /* interned Python strings, see names.h */
 };

@@ -121,7 +121,7 @@ open_request(struct asgi *self, PyObject *const *args, PyObject *type)
         }
     }
     PyErr_Clear();
-    if (kind == LG_KIND_LIFESPAN || (++agent->requests_opened & 1023) == 1) {
+    if (kind == LG_KIND_LIFESPAN || (loop->requests_opened++ & 1023) == 0) {
         lg_task_check(agent, loop);     /* the application may set a factory of its own */
     }
     PyObject *result = NULL;
@@ -186,6 +186,8 @@ is_coroutine_like(PyObject *o)
     return true;
 }
 
+/* No tp_clear, as with tuples: whatever cycle it is in goes through something
+ * that has one, and nobody can meet it emptied. */
 static int
 asgi_traverse(struct asgi *self, visitproc visit, void *arg)
 {
@@ -195,20 +197,13 @@ asgi_traverse(struct asgi *self, visitproc visit, void *arg)
     return 0;
 }
 
-static int
-asgi_clear(struct asgi *self)
-{
-    Py_CLEAR(self->app);
-    Py_CLEAR(self->like);
-    return 0;
-}
-
 static void
 asgi_dealloc(struct asgi *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
-    (void)asgi_clear(self);
+    Py_CLEAR(self->app);
+    Py_CLEAR(self->like);
     PyObject_GC_Del(self);
     Py_DECREF(type);
 }
@@ -232,11 +227,17 @@ asgi_getattro(PyObject *op, PyObject *name)
         }
     }
     PyObject *value = PyObject_GenericGetAttr(op, name);
-    if (value == NULL && PyErr_ExceptionMatches(PyExc_AttributeError) && self->app != NULL) {
+    if (value == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
         PyErr_Clear();
         value = PyObject_GetAttr(self->app, name);
     }
     return value;
+}
+
+static int
+asgi_setattro(PyObject *op, PyObject *name, PyObject *value)
+{
+    return PyObject_SetAttr(((struct asgi *)op)->app, name, value);
 }
 
 static PyMemberDef asgi_members[] = {
@@ -250,8 +251,8 @@ static PyType_Slot asgi_slots[] = {
     {Py_tp_doc, (void *)PyDoc_STR("An ASGI application whose time on the loop is measured.")},
     {Py_tp_dealloc, asgi_dealloc},
     {Py_tp_traverse, asgi_traverse},
-    {Py_tp_clear, asgi_clear},
     {Py_tp_getattro, asgi_getattro},
+    {Py_tp_setattro, asgi_setattro},
     {Py_tp_call, PyVectorcall_Call},
     {Py_tp_members, asgi_members},
     {0, NULL},
@@ -331,6 +332,7 @@ note_event(struct lg_owner *owner, PyObject *event)
     PyErr_Clear();
 }
 
+/* No tp_clear: see asgi_traverse(). */
 static int
 send_traverse(struct send *self, visitproc visit, void *arg)
 {
@@ -339,19 +341,12 @@ send_traverse(struct send *self, visitproc visit, void *arg)
     return 0;
 }
 
-static int
-send_clear(struct send *self)
-{
-    Py_CLEAR(self->send);
-    return 0;
-}
-
 static void
 send_dealloc(struct send *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
-    (void)send_clear(self);
+    Py_CLEAR(self->send);
     struct lg_owner *owner = self->owner;
     self->owner = NULL;
     if (owner != NULL) {
@@ -379,7 +374,7 @@ send_getattro(PyObject *op, PyObject *name)
 {
     PyObject *value = PyObject_GenericGetAttr(op, name);
     struct send *self = (struct send *)op;
-    if (value == NULL && PyErr_ExceptionMatches(PyExc_AttributeError) && self->send != NULL) {
+    if (value == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
         PyErr_Clear();
         value = PyObject_GetAttr(self->send, name);
     }
@@ -396,7 +391,6 @@ static PyType_Slot send_slots[] = {
     {Py_tp_doc, (void *)PyDoc_STR("The server's send, with status and end of body noted.")},
     {Py_tp_dealloc, send_dealloc},
     {Py_tp_traverse, send_traverse},
-    {Py_tp_clear, send_clear},
     {Py_tp_getattro, send_getattro},
     {Py_tp_call, PyVectorcall_Call},
     {Py_tp_members, send_members},

@@ -19,6 +19,8 @@
 
 static struct lg_loop *register_loop(struct lg_agent *agent, PyObject *py_loop);
 static struct lg_loop *free_slot(struct lg_agent *agent);
+static bool is_thread_alive(pid_t tid);
+static uint64_t hook_of(PyThreadState *tstate, PyObject *py_loop);
 static bool is_same(const struct lg_loop *loop, PyObject *py_loop);
 static PyObject *running_loop(struct lg_agent *agent);
 static enum lg_loop_kind kind_of(PyObject *py_loop);
@@ -26,6 +28,7 @@ static int descriptor_of(PyObject *py_loop, enum lg_loop_kind kind);
 static int wakeup_descriptor(PyObject *py_loop);
 static void poll_enter(struct lg_calls *calls, uint64_t now_ns);
 static void poll_leave(struct lg_calls *calls, uint64_t now_ns, int n_events);
+static bool has_begun_anew(struct lg_loop *loop);
 static void slow_call(struct lg_calls *calls, const struct lg_call *call);
 
 /* ---- becoming known ---------------------------------------------------- */
@@ -34,9 +37,7 @@ struct lg_loop *
 lg_loop_here(struct lg_agent *agent)
 {
     struct lg_loop *loop = lg_loop_current();
-    if (loop != NULL && loop->checked_iteration != loop->iteration) {
-        /* Its poll has come by since we last looked: it is the same loop. */
-        loop->checked_iteration = loop->iteration;
+    if (loop != NULL && loop->hook != 0 && lg_loop_runs(loop)) {
         return loop;
     }
     if (agent->state != LG_AGENT_ARMED && agent->state != LG_AGENT_AWAKE) {
@@ -88,6 +89,8 @@ register_loop(struct lg_agent *agent, PyObject *py_loop)
     loop->lag_hist = &agent->rec.seg.hists[LG_HIST_LAG(agent->rec.seg.endpoint_count, index)];
     if (py_loop != NULL) {
         loop->loop = PyWeakref_NewRef(py_loop, NULL);
+        loop->tstate = PyThreadState_Get();
+        loop->hook = hook_of(loop->tstate, py_loop);
         loop->ready = PyObject_GetAttrString(py_loop, "_ready");
         PyErr_Clear();
     }
@@ -132,6 +135,9 @@ register_loop(struct lg_agent *agent, PyObject *py_loop)
             lg_agent_feature(agent, LG_FEATURE_ITERATIONS, true, "by the selector: no hooks");
         }
     }
+    if (!loop->has_edges) {
+        loop->gap_threshold_ns = LG_NONE;       /* between two steps it may have been in poll */
+    }
     loop->awake_ns = now;
     loop->edge_ns = now;
     lg_calls_attach(&loop->calls);
@@ -154,29 +160,34 @@ register_loop(struct lg_agent *agent, PyObject *py_loop)
     return loop;
 }
 
-/* A slot never used, else the one of a loop that ended. */
+/* A slot never used, else one whose thread has ended: a thread alive goes on
+ * writing into its own, also after its loop is gone. */
 static struct lg_loop *
 free_slot(struct lg_agent *agent)
 {
     for (int i = 0; i < LG_LOOPS; i++) {
-        if (agent->loops[i].used == LG_LOOP_UNUSED) {
+        if (agent->loops[i].used == LG_LOOP_UNUSED && !is_thread_alive(agent->loops[i].tid)) {
             return &agent->loops[i];
         }
     }
-    /* A thread that ended with its loop never closed it: the object tells. */
     for (int i = 0; i < LG_LOOPS; i++) {
-        if (agent->loops[i].used != LG_LOOP_USED) {
-            continue;
+        struct lg_loop *loop = &agent->loops[i];
+        if (!is_thread_alive(loop->tid)) {
+            lg_loop_close(loop);
+            lg_threshold_close(loop->threshold);    /* perhaps of another configuration */
+            loop->threshold = NULL;
+            return loop;
         }
-        PyObject *alive = lg_loop_object(&agent->loops[i]);
-        if (alive == NULL && agent->loops[i].loop != NULL &&
-            &agent->loops[i] != lg_loop_current()) {
-            lg_loop_close(&agent->loops[i]);
-            return &agent->loops[i];
-        }
-        Py_XDECREF(alive);
     }
     return NULL;
+}
+
+/* Of another thread than this one. */
+static bool
+is_thread_alive(pid_t tid)
+{
+    return tid != 0 && tid != (pid_t)syscall(SYS_gettid) &&
+           syscall(SYS_tgkill, getpid(), tid, 0) == 0;
 }
 
 PyObject *
@@ -204,6 +215,14 @@ running_loop(struct lg_agent *agent)
     }
     PyErr_Clear();
     return py_loop;
+}
+
+static uint64_t
+hook_of(PyThreadState *tstate, PyObject *py_loop)
+{
+    PyObject *hook = tstate->async_gen_firstiter;
+    bool is_its = hook != NULL && PyMethod_Check(hook) && PyMethod_GET_SELF(hook) == py_loop;
+    return is_its ? (uintptr_t)hook : 0;
 }
 
 static enum lg_loop_kind
@@ -276,6 +295,7 @@ lg_loop_close(struct lg_loop *loop)
     uint64_t now = lg_now_ns();
     if (lg_loop_current() == loop) {
         lg_calls_attach(NULL);
+        loop->tid = 0;                  /* this thread does not come by any more */
     }
     lg_store32_release(&loop->used, LG_LOOP_UNUSED);
     if (loop->entry != NULL && loop->agent->rec.seg.base != NULL) {
@@ -340,8 +360,12 @@ poll_leave(struct lg_calls *calls, uint64_t now_ns, int n_events)
 void
 lg_loop_poll_enter(struct lg_loop *loop, uint64_t now_ns)
 {
-    if (loop->used != LG_LOOP_USED) {
-        return;
+    if (loop->used != LG_LOOP_USED || !lg_loop_runs(loop)) {
+        return;                         /* stopped, or another loop on the same descriptor */
+    }
+    if (has_begun_anew(loop)) {
+        loop->awake_ns = 0;             /* what the thread did outside is not the loop's */
+        loop->edge_ns = now_ns;
     }
     if (loop->awake_ns != 0) {
         lg_charge_iteration(loop, now_ns);
@@ -351,10 +375,25 @@ lg_loop_poll_enter(struct lg_loop *loop, uint64_t now_ns)
     lg_store_relaxed(&loop->entry->awake_since_ns, 0);
 }
 
+/* Was run_forever() left and entered since the last poll? Its hook is a new
+ * object then; one that lies at the old one's address is told by the watchdog,
+ * who saw the thread without. */
+static bool
+has_begun_anew(struct lg_loop *loop)
+{
+    uint64_t hook = loop->hook == 0 ? 0 : (uintptr_t)loop->tstate->async_gen_firstiter;
+    if (hook == loop->hook && !lg_load32_relaxed(&loop->left)) {
+        return false;
+    }
+    lg_store_relaxed(&loop->hook, hook);
+    lg_store32_relaxed(&loop->left, 0);
+    return true;
+}
+
 void
 lg_loop_poll_leave(struct lg_loop *loop, uint64_t now_ns)
 {
-    if (loop->used != LG_LOOP_USED) {
+    if (loop->used != LG_LOOP_USED || !lg_loop_runs(loop)) {
         return;
     }
     loop->awake_sums = lg_loop_sums(loop);

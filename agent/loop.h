@@ -62,6 +62,9 @@ struct lg_loop {
     struct lg_pystack_thread thread;
     struct lg_pystack_sample base;      /* stack when it was registered: the loop's own frames */
     PyObject *loop;                     /* weak reference, or NULL (trio) */
+    PyThreadState *tstate;
+    uint64_t hook;                      /* address, 0 = none: see lg_loop_runs() */
+    uint32_t left;                      /* the watchdog found the thread outside of the loop */
     PyObject *ready;                    /* asyncio's deque of ready handles, or NULL */
     uint32_t thread_name;               /* string id */
 
@@ -82,7 +85,6 @@ struct lg_loop {
     uint64_t awake_gc_ns;
     uint64_t edge_gc_ns;
     uint64_t iteration;
-    uint64_t checked_iteration;         /* at the last look at which loop runs here */
     uint64_t longest_in_iteration_ns;   /* longest step or gap told already */
     uint64_t gap_threshold_ns;          /* untracked time above it is told */
     struct lg_meter meter;              /* CPU clock, last reading */
@@ -93,6 +95,7 @@ struct lg_loop {
 
     /* Totals; loop thread, GIL. */
     uint32_t open_requests;
+    uint32_t requests_opened;
     uint64_t gc_ns;                     /* collections on this thread, CPU time where read */
     uint64_t threshold_ns;              /* in force; the watchdog may move it */
     struct lg_waiters waiters;
@@ -121,6 +124,21 @@ lg_loop_current(void)
  * watchdog when it is the first of the process). NULL when that cannot be:
  * the reason is then in the features. Leaves no exception set. GIL. */
 struct lg_loop *lg_loop_here(struct lg_agent *agent);
+
+/* On the loop's thread, with or without the GIL: is this the loop that runs
+ * there now? A running loop has set a method of its own as the thread's hook
+ * for asynchronous generators (PEP 525: asyncio, uvloop); true for a loop that
+ * does without. */
+static inline bool
+lg_loop_runs(const struct lg_loop *loop)
+{
+    if (loop->hook == 0) {
+        return true;
+    }
+    PyObject *hook = loop->tstate->async_gen_firstiter;
+    return hook != NULL && PyMethod_Check(hook) &&
+           PyMethod_GET_SELF(hook) == ((PyWeakReference *)loop->loop)->wr_object;
+}
 
 /* The event loop's object, new reference, or NULL when it is gone or is none. */
 PyObject *lg_loop_object(const struct lg_loop *loop);

@@ -340,13 +340,14 @@ handle_getattro(PyObject *op, PyObject *name)
 {
     PyObject *value = PyObject_GenericGetAttr(op, name);
     struct handle *self = (struct handle *)op;
-    if (value == NULL && PyErr_ExceptionMatches(PyExc_AttributeError) && self->original != NULL) {
+    if (value == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
         PyErr_Clear();
         value = PyObject_GetAttr(self->original, name);
     }
     return value;
 }
 
+/* No tp_clear: see asgi_traverse(). */
 static int
 handle_traverse(struct handle *self, visitproc visit, void *arg)
 {
@@ -355,19 +356,12 @@ handle_traverse(struct handle *self, visitproc visit, void *arg)
     return 0;
 }
 
-static int
-handle_clear(struct handle *self)
-{
-    Py_CLEAR(self->original);
-    return 0;
-}
-
 static void
 handle_dealloc(struct handle *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
-    (void)handle_clear(self);
+    Py_CLEAR(self->original);
     PyObject_GC_Del(self);
     Py_DECREF(type);
 }
@@ -382,7 +376,6 @@ static PyType_Slot handle_slots[] = {
     {Py_tp_doc, (void *)PyDoc_STR("Names the endpoint of the running request, then handles it.")},
     {Py_tp_dealloc, handle_dealloc},
     {Py_tp_traverse, handle_traverse},
-    {Py_tp_clear, handle_clear},
     {Py_tp_getattro, handle_getattro},
     {Py_tp_descr_get, handle_get},
     {Py_tp_call, PyVectorcall_Call},

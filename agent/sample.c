@@ -4,8 +4,10 @@
 #include "sample.h"
 
 #include <arpa/inet.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,12 +16,14 @@
 #include <unistd.h>
 
 #include "../common/lg_clock.h"
+#include "memread.h"
 #include "pool.h"
 #include "syscalls.h"
 
 struct lg_sampler {
     struct lg_agent *agent;
     struct lg_pystack_walker *walker;
+    struct lg_memread memory;
     struct lg_pystack_sample frames;
     struct lg_pystack_symbol symbols[LG_PYSTACK_DEPTH];
     struct lg_plain_frame plain[LG_PYSTACK_DEPTH];
@@ -52,6 +56,7 @@ lg_sampler_new(struct lg_agent *agent)
     if (lg_pystack_walker_open(agent->pystack, &sampler->walker) != 0) {
         sampler->walker = NULL;         /* stacks are off; all else goes on */
     }
+    (void)lg_memread_init(&sampler->memory);    /* a failure shows at the first read */
     return sampler;
 }
 
@@ -313,6 +318,20 @@ lg_sample_brief(struct lg_sampler *sampler, struct lg_loop *loop, struct lg_pyst
 {
     return sampler->walker != NULL && loop->thread.tstate != 0 &&
            lg_pystack_capture(sampler->walker, &loop->thread, out) == 0;
+}
+
+/* A thread that has ended took its thread state with it; memory that is gone
+ * cannot be read. */
+bool
+lg_sample_in_loop(struct lg_sampler *sampler, const struct lg_loop *loop)
+{
+    if (loop->hook == 0) {
+        return true;
+    }
+    uint64_t hook;
+    uint64_t at = (uintptr_t)loop->tstate + offsetof(PyThreadState, async_gen_firstiter);
+    int err = lg_memread_copy(&sampler->memory, at, &hook, sizeof(hook));
+    return err == 0 ? hook == lg_load_relaxed(&loop->hook) : err != -EFAULT;
 }
 
 uint32_t

@@ -63,6 +63,10 @@ uint32_t lg_sample_intern(struct lg_sampler *sampler, const struct lg_pystack_sa
 bool lg_sample_brief(struct lg_sampler *sampler, struct lg_loop *loop,
                      struct lg_pystack_sample *out);
 
+/* Is the loop's thread still in the loop's run_forever()? True where it cannot
+ * be told. */
+bool lg_sample_in_loop(struct lg_sampler *sampler, const struct lg_loop *loop);
+
 /* Stack of another thread, known by its thread state only, as part of an
  * endpoint; 0 when it cannot be had. */
 uint32_t lg_sample_thread(struct lg_sampler *sampler, uint64_t tstate, uint32_t endpoint,

@@ -93,6 +93,7 @@ select_call(PyObject *op, PyObject *const *args, size_t nargsf, PyObject *kwname
     return result;
 }
 
+/* No tp_clear: see asgi_traverse() in asgi.c. */
 static int
 select_traverse(struct select *self, visitproc visit, void *arg)
 {
@@ -101,19 +102,12 @@ select_traverse(struct select *self, visitproc visit, void *arg)
     return 0;
 }
 
-static int
-select_clear(struct select *self)
-{
-    Py_CLEAR(self->original);
-    return 0;
-}
-
 static void
 select_dealloc(struct select *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
-    (void)select_clear(self);
+    Py_CLEAR(self->original);
     PyObject_GC_Del(self);
     Py_DECREF(type);
 }
@@ -129,7 +123,6 @@ static PyType_Slot select_slots[] = {
     {Py_tp_doc, (void *)PyDoc_STR("A selector's select, with the loop's idle time noted.")},
     {Py_tp_dealloc, select_dealloc},
     {Py_tp_traverse, select_traverse},
-    {Py_tp_clear, select_clear},
     {Py_tp_call, PyVectorcall_Call},
     {Py_tp_members, select_members},
     {0, NULL},

@@ -324,6 +324,7 @@ lg_task_clear(struct lg_agent *agent)
 
 /* ---- type -------------------------------------------------------------- */
 
+/* No tp_clear: see asgi_traverse() in asgi.c. */
 static int
 factory_traverse(struct factory *self, visitproc visit, void *arg)
 {
@@ -332,19 +333,12 @@ factory_traverse(struct factory *self, visitproc visit, void *arg)
     return 0;
 }
 
-static int
-factory_clear(struct factory *self)
-{
-    Py_CLEAR(self->previous);
-    return 0;
-}
-
 static void
 factory_dealloc(struct factory *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
-    (void)factory_clear(self);
+    Py_CLEAR(self->previous);
     PyObject_GC_Del(self);
     Py_DECREF(type);
 }
@@ -359,7 +353,6 @@ static PyType_Slot factory_slots[] = {
     {Py_tp_doc, (void *)PyDoc_STR("A task factory that charges child tasks to their request.")},
     {Py_tp_dealloc, factory_dealloc},
     {Py_tp_traverse, factory_traverse},
-    {Py_tp_clear, factory_clear},
     {Py_tp_call, PyVectorcall_Call},
     {Py_tp_members, factory_members},
     {0, NULL},

@@ -262,7 +262,15 @@ look(struct lg_watchdog *w, struct lg_loop *loop, uint64_t now_ns)
         start = key.step;
         threshold = loop->gap_threshold_ns;
     }
-    if (threshold != 0 && now_ns > start && now_ns - start > threshold) {
+    bool late = threshold != 0 && now_ns > start && now_ns - start > threshold;
+    if (late && key.gap && !lg_sample_in_loop(w->sampler, loop)) {
+        /* run_forever() was left, perhaps for good: the thread's time is not the
+         * loop's any more. The next poll begins anew. */
+        late = false;
+        lg_store32_relaxed(&loop->left, 1);
+        lg_store_relaxed(&e->awake_since_ns, 0);
+    }
+    if (late) {
         watch_over(w, loop, &key, start, now_ns, threshold, a);
     }
     else {
@@ -298,7 +306,8 @@ move_threshold(struct lg_agent *agent, struct lg_loop *loop, uint64_t now_ns)
     }
     lg_store_relaxed(&loop->threshold_ns, ns);
     lg_store_relaxed(&loop->entry->threshold_ns, ns);
-    if (agent->settings.config.iteration_threshold_ns == agent->settings.config.threshold_ns) {
+    if (loop->has_edges &&
+        agent->settings.config.iteration_threshold_ns == agent->settings.config.threshold_ns) {
         lg_store_relaxed(&loop->gap_threshold_ns, ns);
     }
 }
