@@ -18,6 +18,7 @@ struct timed {
     PyObject_HEAD
     PyObject *inner;                    /* the application's coroutine */
     PyObject *scope;                    /* outermost coroutine of a request only */
+    PyObject *weakrefs;
     struct lg_agent *agent;
     struct lg_owner *owner;
     bool root;
@@ -69,6 +70,7 @@ lg_step_wrap(struct lg_agent *agent, PyObject *inner, struct lg_owner *owner, Py
     }
     self->inner = inner;
     self->scope = Py_XNewRef(scope);
+    self->weakrefs = NULL;
     self->agent = agent;
     self->owner = lg_owner_ref(owner);
     self->root = scope != NULL;
@@ -76,6 +78,8 @@ lg_step_wrap(struct lg_agent *agent, PyObject *inner, struct lg_owner *owner, Py
     return (PyObject *)self;
 }
 
+/* No tp_clear, as with tuples: whatever cycle it is in goes through something
+ * that has one, and nobody can meet it emptied. */
 static int
 timed_traverse(struct timed *self, visitproc visit, void *arg)
 {
@@ -85,24 +89,20 @@ timed_traverse(struct timed *self, visitproc visit, void *arg)
     return 0;
 }
 
-static int
-timed_clear(struct timed *self)
-{
-    Py_CLEAR(self->inner);
-    Py_CLEAR(self->scope);
-    return 0;
-}
-
 static void
 timed_dealloc(struct timed *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
+    if (self->weakrefs != NULL) {
+        PyObject_ClearWeakRefs((PyObject *)self);
+    }
     struct lg_owner *owner = self->owner;
     self->owner = NULL;
     /* The inner coroutine may warn "never awaited" or run its finally blocks
      * here, exactly as without us. */
-    (void)timed_clear(self);
+    Py_CLEAR(self->inner);
+    Py_CLEAR(self->scope);
     if (owner != NULL) {
         lg_owner_unref(owner);
     }
@@ -369,20 +369,22 @@ timed_getattro(PyObject *op, PyObject *name)
 {
     PyObject *value = PyObject_GenericGetAttr(op, name);
     if (value == NULL && PyErr_ExceptionMatches(PyExc_AttributeError)) {
-        struct timed *self = (struct timed *)op;
-        if (self->inner != NULL) {
-            PyErr_Clear();
-            value = PyObject_GetAttr(self->inner, name);
-        }
+        PyErr_Clear();
+        value = PyObject_GetAttr(((struct timed *)op)->inner, name);
     }
     return value;
+}
+
+static int
+timed_setattro(PyObject *op, PyObject *name, PyObject *value)
+{
+    return PyObject_SetAttr(((struct timed *)op)->inner, name, value);
 }
 
 static PyObject *
 timed_repr(struct timed *self)
 {
-    return self->inner != NULL ? PyObject_Repr(self->inner)
-                               : PyUnicode_FromString("<timed coroutine, cleared>");
+    return PyObject_Repr(self->inner);
 }
 
 /* ---- type -------------------------------------------------------------- */
@@ -399,6 +401,7 @@ static PyMethodDef timed_methods[] = {
 
 static PyMemberDef timed_members[] = {
     {"__wrapped__", Py_T_OBJECT_EX, offsetof(struct timed, inner), Py_READONLY, NULL},
+    {"__weaklistoffset__", Py_T_PYSSIZET, offsetof(struct timed, weakrefs), Py_READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -406,9 +409,9 @@ static PyType_Slot timed_slots[] = {
     {Py_tp_doc, (void *)PyDoc_STR("A coroutine whose steps are timed; otherwise the inner one.")},
     {Py_tp_dealloc, timed_dealloc},
     {Py_tp_traverse, timed_traverse},
-    {Py_tp_clear, timed_clear},
     {Py_tp_repr, timed_repr},
     {Py_tp_getattro, timed_getattro},
+    {Py_tp_setattro, timed_setattro},
     {Py_tp_iter, PyObject_SelfIter},
     {Py_tp_iternext, timed_iternext},
     {Py_am_await, timed_await},
