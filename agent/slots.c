@@ -167,10 +167,8 @@ lg_slots_next(const char *name)
         first = (uintptr_t)dlvsym(RTLD_DEFAULT, name, BASE_VERSION);
     }
 #endif
-    if (first != 0 && is_program_stub(first)) {
-        return (uintptr_t)dlsym(RTLD_NEXT, name);
-    }
-    return first;
+    uintptr_t beyond = (uintptr_t)dlsym(RTLD_NEXT, name);
+    return first != beyond && beyond != 0 && is_program_stub(first) ? beyond : first;
 }
 
 int
