@@ -218,15 +218,16 @@ lg_hooks_install(char *reason, size_t size)
 {
     struct lg_hook_globals *g = &lg_hook_globals;
     int err;
+    snprintf(reason, size, "%s", "");
     if (!lg_cas(&g->busy, 0, 1)) {
-        snprintf(reason, size, "the hooks are being installed already");
+        snprintf(reason, size, "being installed by another thread");
         return -EAGAIN;
     }
     if (g->slots == NULL) {
         find_real_functions();
         err = lg_slots_open(&g->slots, g->wants, LG_HOOK_COUNT);
         if (err != 0) {
-            snprintf(reason, size, "no slots can be replaced: %s", strerror(-err));
+            snprintf(reason, size, "no slots: %s", strerror(-err));
             goto done;
         }
     }
@@ -237,8 +238,8 @@ lg_hooks_install(char *reason, size_t size)
         err = -ENOENT;
     }
     if (err != 0) {
-        snprintf(reason, size, "no slots replaced: %s",
-                 err == -ENOENT ? "none found, is libc linked statically?" : strerror(-err));
+        snprintf(reason, size, "no slots: %s",
+                 err == -ENOENT ? "is libc linked statically?" : strerror(-err));
         lg_slots_close(g->slots);
         g->slots = NULL;
     }

@@ -207,8 +207,8 @@ uint64_t lg_calls_class_ns(const struct lg_calls *calls, enum lg_call_class clas
 /* One thread at a time: the agent calls these under the GIL. A call that
  * meets another one under way returns -EAGAIN and changes nothing. */
 
-/* Replaces the slots of all loaded objects. 0, or -errno with a sentence for
- * the user in `reason`. Idempotent. */
+/* Replaces the slots of all loaded objects. 0 and "", or -errno and a few words
+ * for the user in `reason`. Idempotent. */
 int lg_hooks_install(char *reason, size_t size);
 
 /* Objects loaded since: about 0.1 us when there are none. Importing a Python

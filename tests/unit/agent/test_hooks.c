@@ -1020,8 +1020,9 @@ after_uninstall_nothing_is_timed_and_a_copied_pointer_still_works(void **state)
     sleep_ms(1);
     assert_int_equal(rig.calls.kind_calls[LG_CALL_SLEEP], 1);
     assert_int_equal(copied(&(struct timespec){.tv_nsec = 1000}, NULL), 0);
-    char reason[64];
+    char reason[64] = "untouched";
     assert_int_equal(lg_hooks_install(reason, sizeof(reason)), 0);
+    assert_string_equal(reason, "");
     sleep_ms(1);
     assert_true(rig.calls.kind_calls[LG_CALL_SLEEP] >= 2);
 }
