@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "../common/lg_clock.h"
+#include "cgroup.h"
 #include "memread.h"
 #include "pool.h"
 #include "syscalls.h"
@@ -95,7 +96,8 @@ lg_sample(struct lg_sampler *sampler, struct lg_loop *loop, struct lg_watch *wat
         largest = state->parts_ns[i] > state->parts_ns[largest] ? i : largest;
     }
     state->cause = largest == LG_CAUSE_OTHER ? LG_CAUSE_UNKNOWN : largest;
-    if (watch->throttled != LG_NONE && lg_cgroup_throttled() > watch->throttled) {
+    uint64_t throttled = lg_cgroup_throttled(watch->throttled_fd);
+    if (throttled != LG_NONE && watch->throttled != LG_NONE && throttled > watch->throttled) {
         state->flags |= LG_STALL_THROTTLED;
     }
     watch->last_ns = now_ns;
@@ -411,6 +413,7 @@ lg_watch_begin(struct lg_watch *watch, struct lg_loop *loop)
         char path[64];
         watch->tid = loop->tid;
         watch->schedstat_fd = lg_schedstat_open(loop->tid);
+        watch->throttled_fd = lg_cgroup_open();
         snprintf(path, sizeof(path), "/proc/self/task/%d/syscall", (int)loop->tid);
         watch->syscall_fd = open(path, O_RDONLY | O_CLOEXEC);
         lg_sample_baseline(loop, watch);
@@ -424,11 +427,15 @@ lg_watch_end(struct lg_watch *watch)
         if (watch->schedstat_fd >= 0) {
             close(watch->schedstat_fd);
         }
+        if (watch->throttled_fd >= 0) {
+            close(watch->throttled_fd);
+        }
         if (watch->syscall_fd >= 0) {
             close(watch->syscall_fd);
         }
     }
     watch->schedstat_fd = -1;
+    watch->throttled_fd = -1;
     watch->syscall_fd = -1;
     watch->tid = 0;
 }
@@ -441,6 +448,7 @@ lg_sample_baseline(struct lg_loop *loop, struct lg_watch *watch)
         watch->cpu_ns = lg_timespec_ns(&ts);
     }
     watch->run_delay_ns = lg_schedstat_run_delay(watch->schedstat_fd);
+    watch->throttled = lg_cgroup_throttled(watch->throttled_fd);
     watch->sums.io = lg_load_relaxed(&loop->calls.io_ns);
     watch->sums.disk = lg_load_relaxed(&loop->calls.disk_ns);
     watch->sums.lock = lg_load_relaxed(&loop->calls.lock_ns);
@@ -498,21 +506,4 @@ describe_fd(int fd, char *detail, size_t size)
     snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
     ssize_t n = readlink(path, detail, size - 1);
     detail[n > 0 ? n : 0] = '\0';
-}
-
-uint64_t
-lg_cgroup_throttled(void)
-{
-    int fd = open("/sys/fs/cgroup/cpu.stat", O_RDONLY | O_CLOEXEC);
-    char text[1024];
-    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
-    if (fd >= 0) {
-        close(fd);
-    }
-    if (n <= 0) {
-        return LG_NONE;
-    }
-    text[n] = '\0';
-    const char *at = strstr(text, "nr_throttled ");
-    return at == NULL ? LG_NONE : strtoull(at + 13, NULL, 10);
 }

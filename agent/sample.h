@@ -21,7 +21,8 @@ struct lg_watch {
     uint64_t cpu_ns;                    /* thread clocks at the previous sample */
     uint64_t run_delay_ns;
     struct lg_sums sums;
-    uint64_t throttled;                 /* cgroup periods throttled when it began */
+    uint64_t throttled;                 /* cgroup periods throttled before it began */
+    int throttled_fd;                   /* of cgroup.h, -1 = none */
     int schedstat_fd;                   /* of tid below, -1 = none */
     int syscall_fd;
     int32_t tid;
@@ -78,8 +79,5 @@ void lg_sample_baseline(struct lg_loop *loop, struct lg_watch *watch);
 /* Opens and closes a watch's descriptors. */
 void lg_watch_begin(struct lg_watch *watch, struct lg_loop *loop);
 void lg_watch_end(struct lg_watch *watch);
-
-/* Periods in which our cgroup was throttled; LG_NONE where nobody says. */
-uint64_t lg_cgroup_throttled(void);
 
 #endif

@@ -332,7 +332,6 @@ watch_over(struct lg_watchdog *w, struct lg_loop *loop, const struct lg_stall_ke
         watch->key = *key;
         watch->start_ns = start_ns;
         watch->last_ns = start_ns;
-        watch->throttled = lg_cgroup_throttled();
         memset(&loop->votes, 0, sizeof(loop->votes));
         lg_store_relaxed(&loop->holder, 0);
         state->start_ns = start_ns;
