@@ -37,6 +37,7 @@ static bool stack_is_waiting(struct lg_screen *s);
 static void draw(struct lg_screen *s);
 static void paint(struct lg_screen *s);
 static void notice_restarts(struct lg_screen *s);
+static void pass_on_message(struct lg_screen *s);
 static void choose_worker(struct lg_screen *s, size_t worker);
 static void find_worker_again(struct lg_screen *s);
 static void ring_once(struct lg_screen *s);
@@ -179,6 +180,7 @@ tick(struct lg_screen *s)
         lg_top_refresh(s->top);
         find_worker_again(s);
         notice_restarts(s);
+        pass_on_message(s);
         ring_once(s);
     }
     draw(s);
@@ -326,6 +328,19 @@ notice_restarts(struct lg_screen *s)
     }
 }
 
+/* "2 rows could not be read cleanly this time": once for each wording. */
+static void
+pass_on_message(struct lg_screen *s)
+{
+    const struct lg_worker *worker = lg_screen_worker(s);
+    if (worker != NULL && strcmp(worker->message, s->told) != 0) {
+        snprintf(s->told, sizeof(s->told), "%s", worker->message);
+        if (s->told[0] != '\0') {
+            lg_screen_say(s, "%s", s->told);
+        }
+    }
+}
+
 static void
 ring_once(struct lg_screen *s)
 {
@@ -445,6 +460,9 @@ act(struct lg_screen *s, enum lg_act action, int key)
         go(s, LG_PAGE_OVERVIEW);
         break;
     case LG_ACT_EVENTS:
+        if (s->page == LG_PAGE_WORKERS && s->top->worker_count > 1) {
+            choose_worker(s, LG_ALL_WORKERS);
+        }
         go(s, LG_PAGE_EVENTS);
         break;
     case LG_ACT_BLOCKED:
@@ -549,7 +567,10 @@ act(struct lg_screen *s, enum lg_act action, int key)
         start_prompt(s, LG_PROMPT_MINIMUM);
         break;
     case LG_ACT_MERGE:
-        if (s->worker == LG_ALL_WORKERS) {
+        if (s->page == LG_PAGE_WORKERS) {
+            s->one_by_one = !s->one_by_one;
+        }
+        else if (s->worker == LG_ALL_WORKERS) {
             choose_worker(s, 0);
             lg_screen_say(s, "One worker: %s", s->worker_label);
         }
@@ -642,6 +663,7 @@ move(struct lg_screen *s, long rows)
         size_t count = lg_top_events(s->top, s->worker, &s->view, &events);
         s->follow_events = false;
         s->event_ticket = list->at < count ? events[list->at].ticket : 0;
+        s->event_worker = list->at < count ? events[list->at].worker : 0;
     }
     if (s->page == LG_PAGE_OVERVIEW) {
         s->row_key.name = NULL;         /* F follows the new one */

@@ -43,6 +43,7 @@ lg_screen_events(struct lg_screen *s)
     if (list->at < count) {
         const struct lg_event *e = &events[list->at];
         s->event_ticket = e->ticket;
+        s->event_worker = e->worker;
         if (e->user != NULL) {
             snprintf(s->copy, sizeof(s->copy), "%.400s:%u", e->user->file, e->user->line);
         }
@@ -100,7 +101,8 @@ draw_heading(struct lg_screen *s, int row)
         lg_canvas_put(c, row, 26, LG_STYLE_HEADING, "WAITING");
         lg_canvas_put(c, row, 35, LG_STYLE_HEADING, "METHOD");
         lg_canvas_put(c, row, 42, LG_STYLE_HEADING, "ENDPOINT");
-        lg_canvas_put(c, row, 69, LG_STYLE_HEADING, "REQUEST");
+        lg_canvas_put(c, row, 69, LG_STYLE_HEADING,
+                      s->worker == LG_ALL_WORKERS ? "WORKER" : "REQUEST");
         lg_canvas_put(c, row, 78, LG_STYLE_HEADING, "INNERMOST FRAME");
         lg_canvas_put(c, row, 107, LG_STYLE_HEADING, "YOUR CODE");
     }
@@ -134,7 +136,10 @@ draw_event(struct lg_screen *s, int row, const struct lg_event *e, bool selected
             lg_canvas_field(c, row, 42, 26, LG_STYLE_NORMAL,
                             e->key.name != NULL ? e->key.name : "");
             snprintf(text, sizeof(text), "-");
-            if (e->request_id != 0) {
+            if (s->worker == LG_ALL_WORKERS && e->worker < s->top->worker_count) {
+                snprintf(text, sizeof(text), "%s", s->top->workers[e->worker]->label);
+            }
+            else if (e->request_id != 0) {
                 snprintf(text, sizeof(text), "%08x", e->request_id);
             }
             lg_canvas_field(c, row, 69, 8, LG_STYLE_NORMAL, text);
@@ -242,7 +247,10 @@ event_title(const struct lg_screen *s, const struct lg_event *e, char *out, size
     char name[LG_NAME_MAX];
     char time[LG_TEXT];
     char blocked[LG_TEXT];
-    snprintf(out, size, "%s  %s  blocked %s%s",
+    const char *pid = s->worker == LG_ALL_WORKERS && e->worker < s->top->worker_count
+                          ? s->top->workers[e->worker]->label
+                          : "";
+    snprintf(out, size, "%s%s%s  %s  blocked %s%s", pid, pid[0] != '\0' ? "  " : "",
              lg_format_clock(e->real_ns, s->top->now_real_ns, true, time, sizeof(time)),
              lg_screen_key_text(&e->key, 0, name, sizeof(name)),
              lg_format_duration_wide(e->duration_ns, blocked, sizeof(blocked)),
@@ -261,7 +269,8 @@ keep_event(struct lg_screen *s, const struct lg_event *events, size_t count)
         return;
     }
     for (size_t i = 0; i < count; i++) {
-        if (events[i].kind != LG_EVENT_MARK && events[i].ticket == s->event_ticket) {
+        if (events[i].kind != LG_EVENT_MARK && events[i].ticket == s->event_ticket &&
+            events[i].worker == s->event_worker) {
             list->at = i;
             return;
         }

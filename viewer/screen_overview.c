@@ -131,7 +131,15 @@ lg_screen_overview(struct lg_screen *s)
 static void
 draw_head(struct lg_screen *s, const struct lg_worker *worker, int rows)
 {
-    draw_title(s, worker);
+    if (s->worker == LG_ALL_WORKERS) {
+        lg_screen_workers_title(s);
+        if (rows >= 6) {
+            lg_screen_workers_sum(s, 1);
+        }
+    }
+    else {
+        draw_title(s, worker);
+    }
     if (rows >= 6 && worker != NULL) {
         draw_lag(s, worker, 1);
         draw_loop(s, worker, 2);
@@ -364,8 +372,8 @@ draw_heading(struct lg_screen *s, int row)
         if (!is_shown(s, i)) {
             continue;
         }
-        heading_of(s, i, text, sizeof(text));
-        at = lg_canvas_field_right(c, row, at, columns[i].width[wide], LG_STYLE_HEADING, text);
+        at = lg_canvas_field_right(c, row, at, columns[i].width[wide], LG_STYLE_HEADING,
+                                   heading_of(s, i, text, sizeof(text)));
         if (columns[i].sort == s->view.sort && i != COLUMN_SHARE) {
             lg_canvas_put(
                 c, row, at, LG_STYLE_HEADING,
@@ -387,14 +395,11 @@ draw_heading(struct lg_screen *s, int row)
 static const char *
 heading_of(const struct lg_screen *s, int column, char *out, size_t size)
 {
-    char ms[LG_TEXT];
-    const struct lg_worker *worker = lg_screen_worker(s);
     if (column == COLUMN_SHARE) {
         snprintf(out, size, "%%LOOP");
     }
-    else if (column == COLUMN_BLOCKS && worker != NULL && worker->threshold_ns != LG_NONE) {
-        lg_format_ms(worker->threshold_ns, ms, sizeof(ms));
-        snprintf(out, size, "N>%.16s", ms);
+    else if (column == COLUMN_BLOCKS) {
+        return lg_screen_threshold_heading(s, out, size);
     }
     else {
         snprintf(out, size, "%s", lg_sort_heading(columns[column].sort));

@@ -149,15 +149,41 @@ lg_screen_duration_style(uint64_t ns, uint64_t threshold_ns)
     return ns >= LG_ALARM_NS ? LG_STYLE_RED : LG_STYLE_WARNING;
 }
 
+const char *
+lg_screen_threshold_heading(const struct lg_screen *s, char *out, size_t size)
+{
+    char ms[LG_TEXT];
+    const struct lg_worker *worker = lg_screen_worker(s);
+    bool all = worker == NULL || s->page == LG_PAGE_WORKERS;
+    if (all && s->top->worker_count > 0) {
+        worker = s->top->workers[0];
+    }
+    for (size_t i = 1; all && i < s->top->worker_count; i++) {
+        if (s->top->workers[i]->threshold_ns != worker->threshold_ns) {
+            return "N>T";
+        }
+    }
+    if (worker == NULL || worker->threshold_ns == LG_NONE) {
+        return "N>T";
+    }
+    snprintf(out, size, "N>%.16s", lg_format_ms(worker->threshold_ns, ms, sizeof(ms)));
+    return out;
+}
+
 /* ---- lines ------------------------------------------------------------- */
 
 int
 lg_screen_title_start(const struct lg_screen *s, const struct lg_worker *worker, char *out,
                       size_t size)
 {
-    const char *pid = worker != NULL ? worker->label : "";
+    if (worker == NULL) {
+        return snprintf(out, size,
+                        lg_screen_wide(s) ? " loopguard-top   %zu workers"
+                                          : " loopguard-top  %zu workers",
+                        s->top->worker_count);
+    }
     return snprintf(out, size, lg_screen_wide(s) ? " loopguard-top   pid %s" : " loopguard-top  %s",
-                    pid);
+                    worker->label);
 }
 
 void

@@ -83,13 +83,15 @@ struct lg_screen {
     char key_name[LG_NAME_MAX];
     struct lg_key row_key;              /* under the overview's cursor, for F */
     char row_name[LG_NAME_MAX];
-    uint64_t event_ticket;              /* under the events' cursor */
+    uint64_t event_ticket;              /* under the events' cursor, and whose */
+    size_t event_worker;
     enum lg_stack_order order;
     struct lg_stack_view stack;         /* of the stack screen */
     char stack_title[LG_LINE_MAX];
     bool follow_events;
     bool follow_row;
     bool unfold;
+    bool one_by_one;                    /* workers: rows of the one under the cursor */
 
     bool paused;
     uint64_t paused_ns;
@@ -98,6 +100,7 @@ struct lg_screen {
     bool rang;
     uint64_t copied_ns;                 /* all tables, out of turn */
 
+    char told[LG_LINE_MAX];             /* the worker's message that was said last */
     char message[LG_LINE_MAX];
     uint64_t message_until_ns;
     enum lg_prompt prompt;
@@ -117,6 +120,9 @@ LG_PAGES(LG_X)
 #undef LG_X
 /* The lower part of the overview: detail of the row, in rows [row, end). */
 void lg_screen_lower_detail(struct lg_screen *s, int row, int end, const struct lg_row *selected);
+/* Title and sum over all workers, also of a merged overview. */
+void lg_screen_workers_title(struct lg_screen *s);
+void lg_screen_workers_sum(struct lg_screen *s, int row);
 /* Merged rows, in rows [row, end); no cursor. */
 void lg_screen_merged_rows(struct lg_screen *s, int row, int end);
 /* The column right or left of the one sorted by. */
@@ -141,6 +147,8 @@ void lg_list_fit(struct lg_list *list, size_t count, int top, int visible);
 
 /* "POST  /x": method or kind padded to `pad`, then the name. */
 char *lg_screen_key_text(const struct lg_key *key, int pad, char *out, size_t size);
+/* "N>50", the threshold in force; "N>T" when workers differ. */
+const char *lg_screen_threshold_heading(const struct lg_screen *s, char *out, size_t size);
 /* A duration given in us; LG_NONE is "-". */
 char *lg_screen_us_text(uint64_t us, char *out, size_t size);
 /* "render_pdf app/reports.py:88"; "" for NULL. */

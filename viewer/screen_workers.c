@@ -7,14 +7,12 @@
 
 #include "screen_parts.h"
 
-static void draw_title(struct lg_screen *s);
-static void draw_sum(struct lg_screen *s, int row);
 static void draw_heading(struct lg_screen *s, int row);
 static void draw_worker(struct lg_screen *s, int row, const struct lg_worker *worker,
                         bool selected);
 static void draw_note(struct lg_screen *s, int row, const struct lg_worker *worker);
 static size_t shown_workers(const struct lg_screen *s, const struct lg_worker **out, size_t room);
-static const char *threshold_heading(const struct lg_screen *s, char *out, size_t size);
+static const struct lg_worker *selected_worker(const struct lg_screen *s);
 static char *percent(double share, char *out, size_t size);
 
 #define WORKERS_MAX 512                 /* rows that this screen can scroll through */
@@ -36,9 +34,9 @@ lg_screen_workers(struct lg_screen *s)
     rows = room - rows < 4 || height < 12 ? room : rows;
     rows = rows > (int)count && height >= 12 ? (int)count : rows;
     lg_list_fit(list, count, heading + 1, rows);
-    draw_title(s);
+    lg_screen_workers_title(s);
     if (banner == 2) {
-        draw_sum(s, 1);
+        lg_screen_workers_sum(s, 1);
     }
     lg_screen_banner(s, banner);
     draw_heading(s, heading);
@@ -71,8 +69,8 @@ shown_workers(const struct lg_screen *s, const struct lg_worker **out, size_t ro
     return count;
 }
 
-static void
-draw_title(struct lg_screen *s)
+void
+lg_screen_workers_title(struct lg_screen *s)
 {
     char left[LG_LINE_MAX];
     char parent[64] = "";
@@ -94,8 +92,8 @@ draw_title(struct lg_screen *s)
     lg_screen_title(s, 0, left);
 }
 
-static void
-draw_sum(struct lg_screen *s, int row)
+void
+lg_screen_workers_sum(struct lg_screen *s, int row)
 {
     struct lg_window_sum sum;
     char rate[LG_TEXT];
@@ -281,14 +279,24 @@ lg_screen_merged_rows(struct lg_screen *s, int row, int end)
             }
         }
     }
+    const struct lg_worker *one = s->one_by_one ? selected_worker(s) : NULL;
+    size_t index = LG_ALL_WORKERS;
+    for (size_t i = 0; i < s->top->worker_count; i++) {
+        index = s->top->workers[i] == one ? i : index;
+    }
     struct lg_view view = s->view;
-    view.merge = true;
-    size_t count = lg_top_rows(s->top, LG_ALL_WORKERS, &view, &rows);
+    view.merge = one == NULL;
+    size_t count = lg_top_rows(s->top, index, &view, &rows);
     if (row >= end) {
         return;
     }
     int at = lg_screen_windows(s, row, 1);
-    snprintf(text, sizeof(text), "merged over %zu live worker%s", live, live == 1 ? "" : "s");
+    if (one != NULL) {
+        snprintf(text, sizeof(text), "of %.64s (m: merged)", one->label);
+    }
+    else {
+        snprintf(text, sizeof(text), "merged over %zu live worker%s", live, live == 1 ? "" : "s");
+    }
     if (wide) {
         bool filtered = view.filter != NULL && view.filter[0] != '\0';
         lg_canvas_put(c, row, at + 8, LG_STYLE_NORMAL, text);
@@ -303,7 +311,7 @@ lg_screen_merged_rows(struct lg_screen *s, int row, int end)
                                        "      P50    REQ/S"
                                      : "BLOCKED%s WORST-PID %5s     MAX      P99     P50   REQ/S",
                                 s->glyphs->one[LG_GLYPH_DESCENDING],
-                                threshold_heading(s, time, sizeof(time)));
+                                lg_screen_threshold_heading(s, time, sizeof(time)));
     for (size_t i = 0; wide && i < each_count; i++) {
         head = lg_canvas_field_right(c, row, head, 8, LG_STYLE_HEADING,
                                      s->top->workers[each[i]]->label);
@@ -355,21 +363,13 @@ lg_screen_merged_rows(struct lg_screen *s, int row, int end)
     }
 }
 
-/* "N>50", when all workers have the same threshold. */
-static const char *
-threshold_heading(const struct lg_screen *s, char *out, size_t size)
+static const struct lg_worker *
+selected_worker(const struct lg_screen *s)
 {
-    char ms[LG_TEXT];
-    for (size_t i = 1; i < s->top->worker_count; i++) {
-        if (s->top->workers[i]->threshold_ns != s->top->workers[0]->threshold_ns) {
-            return "N>T";
-        }
-    }
-    if (s->top->worker_count == 0) {
-        return "N>T";
-    }
-    snprintf(out, size, "N>%.16s", lg_format_ms(s->top->workers[0]->threshold_ns, ms, sizeof(ms)));
-    return out;
+    const struct lg_worker *workers[WORKERS_MAX];
+    size_t count = shown_workers(s, workers, WORKERS_MAX);
+    size_t at = s->list[LG_PAGE_WORKERS].at;
+    return at < count ? workers[at] : NULL;
 }
 
 static char *

@@ -64,14 +64,14 @@ class Screen:
                 preexec()
 
         # preexec_fn: the one way to a controlling terminal; we have no threads.
-        self.process = subprocess.Popen(  # noqa: PLW1509
+        self.process = subprocess.Popen(
             command,
             cwd=cwd,
             env=environment,
             stdin=self.slave,
             stdout=self.slave,
             stderr=self.slave,
-            preexec_fn=in_child,
+            preexec_fn=in_child,  # noqa: PLW1509
         )
 
     def read(self, timeout_s: float) -> bool:

@@ -106,3 +106,14 @@ def test_every_size_draws_every_screen_without_fault(play: Callable, picture: Ca
             lines = picture(keys, columns, rows).splitlines()
             assert len(lines) == rows
             assert max(map(len, lines)) <= columns
+
+
+@pytest.mark.parametrize(
+    ("keys", "name"),
+    [("am", "workers-one-by-one"), ("ae", "workers-events"), ("aeo", "workers-merged-overview")],
+)
+def test_screens_of_all_workers(play: Callable, picture: Callable, keys: str, name: str) -> None:
+    play("frozen", name="41207")
+    play("other", name="41208")
+    text = picture(keys, 140, 40, "--file=41207", "--file=41208", file=None)
+    compare(text, f"{name}-140x40")

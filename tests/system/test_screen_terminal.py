@@ -473,3 +473,20 @@ def test_watching_costs_little(play: Callable, watch: Callable) -> None:
     with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
         private = sum(int(n) for n in re.findall(r"Private_\w+: +(\d+) kB", file.read()))
     assert private < 10 * 1024
+
+
+# ---- mouse -----------------------------------------------------------------
+
+
+def test_mouse_is_off_until_asked_for(play: Callable, watch: Callable) -> None:
+    play("live")
+    screen = watch("--delay=60")
+    screen.wait_for("?Help")
+    assert b"\x1b[?1000h" not in screen.raw
+    screen.press("M")
+    screen.wait(lambda: b"\x1b[?1000h" in screen.raw, "mouse reports switched on")
+    screen.press("\x1b[M" + chr(32) + chr(32 + 10) + chr(32 + 11))  # button 1, column 10, line 11
+    screen.wait(lambda: screen.lines[10].startswith(">"), "the cursor where the click was")
+    screen.press("q")
+    assert screen.end() == 0
+    assert screen.raw.rfind(b"\x1b[?1000l") > screen.raw.rfind(b"\x1b[?1000h")
