@@ -2,8 +2,8 @@
  * note.h - what the loop thread tells the watchdog about a stall that ended.
  *
  * A queue of one producer (the loop thread, with or without the GIL) and one
- * consumer (the watchdog; or the loop thread itself when there is no
- * watchdog). The watchdog alone writes STALLS, STACKS and their strings, so
+ * consumer, the watchdog. Without a watchdog stalls are counted, not told: the
+ * queue fills and the rest is dropped. The watchdog alone writes STALLS, STACKS and their strings, so
  * the loop thread never waits for a lock and never interns a name in a hurry.
  * A full queue drops the note and counts it.
  */
