@@ -70,7 +70,8 @@ end(struct lg_calls *calls, enum lg_call_kind kind, const struct lg_about *about
                       : class == LG_CALL_CLASS_DISK ? &calls->disk_ns
                                                     : &calls->lock_ns,
                       dur_ns);
-    } else {
+    }
+    else {
         struct lg_call call = {.start_ns = start_ns, .dur_ns = dur_ns, .kind = kind};
         lg_hook_finish_slow(calls, &call, about, dur_ns, dur_ns >= calls->slow_ns);
     }
@@ -79,31 +80,31 @@ end(struct lg_calls *calls, enum lg_call_kind kind, const struct lg_about *about
 }
 
 /* The body of most functions. `call` is the call of the real function. */
-#define TIMED(result, kind, about_, call)                                                 \
-    do {                                                                                  \
-        struct lg_calls *calls = lg_calls_current();                                      \
-        TIMED_IN(calls, result, kind, about_, call);                                      \
+#define TIMED(result, kind, about_, call) \
+    do { \
+        struct lg_calls *calls = lg_calls_current(); \
+        TIMED_IN(calls, result, kind, about_, call); \
     } while (0)
 
-#define TIMED_IN(calls, result, kind, about_, call)                                       \
-    do {                                                                                  \
-        if (calls == NULL) {                                                              \
-            return call;                                                                  \
-        }                                                                                 \
-        const struct lg_about about = about_;                                             \
-        uint64_t start_ns;                                                                \
-        if (!begin(calls, FRAME(), kind, about.fd, &start_ns)) {                          \
-            return call;                                                                  \
-        }                                                                                 \
-        result answer = call;                                                             \
-        end(calls, kind, &about, start_ns);                                               \
-        return answer;                                                                    \
+#define TIMED_IN(calls, result, kind, about_, call) \
+    do { \
+        if (calls == NULL) { \
+            return call; \
+        } \
+        const struct lg_about about = about_; \
+        uint64_t start_ns; \
+        if (!begin(calls, FRAME(), kind, about.fd, &start_ns)) { \
+            return call; \
+        } \
+        result answer = call; \
+        end(calls, kind, &about, start_ns); \
+        return answer; \
     } while (0)
 
-#define LG_X(result, name, kind, about, params, args)                                     \
-    result lg_hook_##name params                                                          \
-    {                                                                                     \
-        TIMED(result, LG_CALL_##kind, about, REAL(name) args);                            \
+#define LG_X(result, name, kind, about, params, args) \
+    result lg_hook_##name params \
+    { \
+        TIMED(result, LG_CALL_##kind, about, REAL(name) args); \
     }
 LG_HOOKS_PLAIN(LG_X)
 #undef LG_X
@@ -147,21 +148,21 @@ is_own_epoll(struct lg_calls *calls, int epfd, bool may_block)
 }
 
 /* The loop's own poll; falls through when it is another one. */
-#define OWN_POLL(calls, is_own, call)                                                     \
-    do {                                                                                  \
-        if (calls != NULL && is_own) {                                                    \
-            own_poll_begin(calls, FRAME());                                               \
-            int n_events = call;                                                          \
-            own_poll_end(calls, n_events);                                                \
-            return n_events;                                                              \
-        }                                                                                 \
+#define OWN_POLL(calls, is_own, call) \
+    do { \
+        if (calls != NULL && is_own) { \
+            own_poll_begin(calls, FRAME()); \
+            int n_events = call; \
+            own_poll_end(calls, n_events); \
+            return n_events; \
+        } \
     } while (0)
 
-#define POLL_EPOLL(may_block, call)                                                       \
-    do {                                                                                  \
-        struct lg_calls *calls = lg_calls_current();                                      \
-        OWN_POLL(calls, is_own_epoll(calls, epfd, may_block), call);                      \
-        TIMED_IN(calls, int, LG_CALL_EPOLL, ABOUT_FD(epfd), call);                        \
+#define POLL_EPOLL(may_block, call) \
+    do { \
+        struct lg_calls *calls = lg_calls_current(); \
+        OWN_POLL(calls, is_own_epoll(calls, epfd, may_block), call); \
+        TIMED_IN(calls, int, LG_CALL_EPOLL, ABOUT_FD(epfd), call); \
     } while (0)
 
 int
@@ -199,14 +200,14 @@ is_own_poll(const struct lg_calls *calls, const struct pollfd *fds, nfds_t n)
     return false;
 }
 
-#define POLL_POLL(call)                                                                   \
-    do {                                                                                  \
-        struct lg_calls *calls = lg_calls_current();                                      \
-        OWN_POLL(calls, is_own_poll(calls, fds, n), call);                                \
-        if (n == 0) {                                                                     \
-            TIMED_IN(calls, int, LG_CALL_SLEEP, ABOUT_NOTHING, call);                     \
-        }                                                                                 \
-        TIMED_IN(calls, int, LG_CALL_POLL, ABOUT_FD(fds[0].fd), call);                    \
+#define POLL_POLL(call) \
+    do { \
+        struct lg_calls *calls = lg_calls_current(); \
+        OWN_POLL(calls, is_own_poll(calls, fds, n), call); \
+        if (n == 0) { \
+            TIMED_IN(calls, int, LG_CALL_SLEEP, ABOUT_NOTHING, call); \
+        } \
+        TIMED_IN(calls, int, LG_CALL_POLL, ABOUT_FD(fds[0].fd), call); \
     } while (0)
 
 int
@@ -253,14 +254,14 @@ first_fd(int n, const fd_set *r, const fd_set *w)
     return -1;
 }
 
-#define POLL_SELECT(call)                                                                 \
-    do {                                                                                  \
-        struct lg_calls *calls = lg_calls_current();                                      \
-        OWN_POLL(calls, is_own_select(calls, n, r), call);                                \
-        if (n == 0) {                   /* Python's sleep before 3.11 */                  \
-            TIMED_IN(calls, int, LG_CALL_SLEEP, ABOUT_NOTHING, call);                     \
-        }                                                                                 \
-        TIMED_IN(calls, int, LG_CALL_SELECT, ABOUT_FD(first_fd(n, r, w)), call);          \
+#define POLL_SELECT(call) \
+    do { \
+        struct lg_calls *calls = lg_calls_current(); \
+        OWN_POLL(calls, is_own_select(calls, n, r), call); \
+        if (n == 0) {                   /* Python's sleep before 3.11 */ \
+            TIMED_IN(calls, int, LG_CALL_SLEEP, ABOUT_NOTHING, call); \
+        } \
+        TIMED_IN(calls, int, LG_CALL_SELECT, ABOUT_FD(first_fd(n, r, w)), call); \
     } while (0)
 
 int
@@ -312,7 +313,8 @@ end_gil_wait(struct lg_calls *calls, uint64_t start_ns)
     calls->gil_end_ns = now;
     if (call.dur_ns < LG_CALL_LOOK_NS) {
         lg_add_single(&calls->gil_ns, now - start_ns);
-    } else {
+    }
+    else {
         bool crosses = before_ns < calls->slow_ns && call.dur_ns >= calls->slow_ns;
         lg_hook_finish_slow(calls, &call, &ABOUT_NOTHING, now - start_ns, crosses);
     }
@@ -321,20 +323,20 @@ end_gil_wait(struct lg_calls *calls, uint64_t start_ns)
 }
 
 /* A wait on `address`, which tells the GIL from other locks. */
-#define WAIT_ON(kind, address, call)                                                      \
-    do {                                                                                  \
-        struct lg_calls *calls = lg_calls_current();                                      \
-        if (calls == NULL || !is_gil(address)) {                                          \
-            TIMED_IN(calls, int, kind, ABOUT_NOTHING, call);                              \
-        }                                                                                 \
-        uint64_t start_ns;                                                                \
-        if (!begin(calls, FRAME(), LG_CALL_GIL, -1, &start_ns)) {                         \
-            return call;                                                                  \
-        }                                                                                 \
-        lg_store_relaxed(&calls->gil_start_ns, gil_chain_start(calls, start_ns));         \
-        int r = call;                                                                     \
-        end_gil_wait(calls, start_ns);                                                    \
-        return r;                                                                         \
+#define WAIT_ON(kind, address, call) \
+    do { \
+        struct lg_calls *calls = lg_calls_current(); \
+        if (calls == NULL || !is_gil(address)) { \
+            TIMED_IN(calls, int, kind, ABOUT_NOTHING, call); \
+        } \
+        uint64_t start_ns; \
+        if (!begin(calls, FRAME(), LG_CALL_GIL, -1, &start_ns)) { \
+            return call; \
+        } \
+        lg_store_relaxed(&calls->gil_start_ns, gil_chain_start(calls, start_ns)); \
+        int r = call; \
+        end_gil_wait(calls, start_ns); \
+        return r; \
     } while (0)
 
 int
@@ -392,13 +394,13 @@ lg_hook_pthread_rwlock_wrlock(pthread_rwlock_t *lock)
 /* ---- files ------------------------------------------------------------------ */
 
 /* libc reads the mode under the same condition. */
-#define MODE_OF(flags, mode)                                                              \
-    unsigned mode = 0;                                                                    \
-    if ((flags & O_CREAT) != 0 || (flags & O_TMPFILE) == O_TMPFILE) {                     \
-        va_list more;                                                                     \
-        va_start(more, flags);                                                            \
-        mode = va_arg(more, unsigned);                                                    \
-        va_end(more);                                                                     \
+#define MODE_OF(flags, mode) \
+    unsigned mode = 0; \
+    if ((flags & O_CREAT) != 0 || (flags & O_TMPFILE) == O_TMPFILE) { \
+        va_list more; \
+        va_start(more, flags); \
+        mode = va_arg(more, unsigned); \
+        va_end(more); \
     }
 
 int
@@ -435,16 +437,16 @@ lg_hook_openat64(int dir, const char *path, int flags, ...)
 
 /* Only commands that wait for a lock are timed. The third argument is passed on
  * as a pointer whatever it is: an int arrives in the same register. */
-#define LOCK_BY_FCNTL(call)                                                               \
-    do {                                                                                  \
-        va_list more;                                                                     \
-        va_start(more, cmd);                                                              \
-        void *arg = va_arg(more, void *);                                                 \
-        va_end(more);                                                                     \
-        if (cmd != F_SETLKW && cmd != F_OFD_SETLKW) {                                     \
-            return call;                                                                  \
-        }                                                                                 \
-        TIMED(int, LG_CALL_FLOCK, ABOUT_FD(fd), call);                                    \
+#define LOCK_BY_FCNTL(call) \
+    do { \
+        va_list more; \
+        va_start(more, cmd); \
+        void *arg = va_arg(more, void *); \
+        va_end(more); \
+        if (cmd != F_SETLKW && cmd != F_OFD_SETLKW) { \
+            return call; \
+        } \
+        TIMED(int, LG_CALL_FLOCK, ABOUT_FD(fd), call); \
     } while (0)
 
 int
@@ -492,7 +494,8 @@ lg_hook_fork(void)
     pid_t pid = REAL(fork)();
     if (pid != 0) {
         end(calls, LG_CALL_SPAWN, &ABOUT_NOTHING, start_ns);
-    } else if (lg_calls_current() != NULL) {
+    }
+    else if (lg_calls_current() != NULL) {
         lg_store_relaxed(&lg_calls_current()->now_since_ns, 0);
         lg_calls_current()->outermost = 0;
     }

@@ -332,9 +332,9 @@ enum lg_hook_index {
     LG_HOOKS_PLAIN(LG_X)
 #undef LG_X
 #define LG_X(result, name, params) LG_HOOK_##name,
-    LG_HOOKS_BY_HAND(LG_X)
+        LG_HOOKS_BY_HAND(LG_X)
 #undef LG_X
-    LG_HOOK_COUNT
+            LG_HOOK_COUNT
 };
 
 /* The one global besides the thread's pointer: libc's signatures carry no

@@ -34,13 +34,13 @@ struct function {
 };
 
 static const struct function functions[LG_HOOK_COUNT] = {
-#define LG_X(result, name, kind, about, params, args)                                     \
+#define LG_X(result, name, kind, about, params, args) \
     {#name, (void (*)(void))lg_hook_##name, offsetof(struct lg_real, fn_##name)},
     LG_HOOKS_PLAIN(LG_X)
 #undef LG_X
-#define LG_X(result, name, params)                                                        \
+#define LG_X(result, name, params) \
     {#name, (void (*)(void))lg_hook_##name, offsetof(struct lg_real, fn_##name)},
-    LG_HOOKS_BY_HAND(LG_X)
+        LG_HOOKS_BY_HAND(LG_X)
 #undef LG_X
 };
 
@@ -166,8 +166,7 @@ lg_call_kind_text(enum lg_call_kind kind)
     return (unsigned)kind < LG_CALL_KIND_COUNT ? kind_texts[kind] : "";
 }
 
-const char *
-lg_call_class_text(enum lg_call_class class)
+const char *lg_call_class_text(enum lg_call_class class)
 {
     return (unsigned)class < LG_CALL_CLASS_COUNT ? class_texts[class] : "";
 }
@@ -186,8 +185,8 @@ lg_call_class_of(enum lg_call_kind kind, int fd)
     if (kind_classes[kind] != LG_CALL_CLASS_BY_FD) {
         return kind_classes[kind];
     }
-    bool is_disk = fstat(fd, &st) == 0
-                   && (S_ISREG(st.st_mode) || S_ISDIR(st.st_mode) || S_ISBLK(st.st_mode));
+    bool is_disk =
+        fstat(fd, &st) == 0 && (S_ISREG(st.st_mode) || S_ISDIR(st.st_mode) || S_ISBLK(st.st_mode));
     return is_disk ? LG_CALL_CLASS_DISK : LG_CALL_CLASS_IO;
 }
 
@@ -201,8 +200,8 @@ static uint64_t *
 class_sum(struct lg_calls *calls, enum lg_call_class class)
 {
     switch (class) {
-#define LG_X(name, field, text)                                                           \
-    case LG_CALL_CLASS_##name:                                                            \
+#define LG_X(name, field, text) \
+    case LG_CALL_CLASS_##name: \
         return &calls->field;
         LG_CALL_CLASSES(LG_X)
 #undef LG_X
@@ -297,9 +296,9 @@ lg_hooks_status(struct lg_hooks_status *out)
     for (size_t i = 0; i < LG_HOOK_COUNT; i++) {
         out->missing += g->wants[i].next == 0;
     }
-    out->poll_slots = lg_slots_held(g->slots, LG_HOOK_epoll_wait)
-                      + lg_slots_held(g->slots, LG_HOOK_epoll_pwait)
-                      + lg_slots_held(g->slots, LG_HOOK_epoll_pwait2);
+    out->poll_slots = lg_slots_held(g->slots, LG_HOOK_epoll_wait) +
+                      lg_slots_held(g->slots, LG_HOOK_epoll_pwait) +
+                      lg_slots_held(g->slots, LG_HOOK_epoll_pwait2);
     lg_store_release(&g->busy, 0);
 }
 
@@ -380,8 +379,8 @@ describe(struct lg_call *call, const struct lg_about *about)
         copy_tail(out, size, about->what != NULL ? about->what : "");
         break;
     case LG_ABOUT_ADDRESS:
-        if (about->what == NULL
-            || !describe_address(out, size, about->what, (socklen_t)about->size)) {
+        if (about->what == NULL ||
+            !describe_address(out, size, about->what, (socklen_t)about->size)) {
             describe_fd(out, size, about->fd);
         }
         break;
@@ -431,7 +430,8 @@ describe_socket(char *out, size_t size, int fd)
     }
     if (describe_address(text, sizeof(text), &addr, len)) {
         snprintf(out, size, "at %s", text);
-    } else {
+    }
+    else {
         snprintf(out, size, "socket");
     }
     return true;

@@ -26,63 +26,63 @@
 #include "../common/lg_atomic.h"
 
 /* X(CLASS, field of lg_calls, text) */
-#define LG_CALL_CLASSES(X)                                                                \
-    X(IO, io_ns, "io")                  /* network, pipes, children, sleep */             \
-    X(DISK, disk_ns, "disk")                                                              \
-    X(LOCK, lock_ns, "lock")                                                              \
+#define LG_CALL_CLASSES(X) \
+    X(IO, io_ns, "io")                  /* network, pipes, children, sleep */ \
+    X(DISK, disk_ns, "disk") \
+    X(LOCK, lock_ns, "lock") \
     X(GIL, gil_ns, "gil")
 
 enum lg_call_class {
 #define LG_X(name, field, text) LG_CALL_CLASS_##name,
     LG_CALL_CLASSES(LG_X)
 #undef LG_X
-    LG_CALL_CLASS_COUNT
+        LG_CALL_CLASS_COUNT
 };
 
 /* X(KIND, text, class). BY_FD: io, but disk when the call took LG_CALL_LOOK_NS
  * or more and the descriptor is a regular file, a directory or a disk. */
-#define LG_CALL_KINDS(X)                                                                  \
-    X(NONE, "", IO)                                                                       \
-    X(SLEEP, "sleep", IO)               /* also select and poll on nothing */             \
-    X(RECV, "recv", IO)                                                                   \
-    X(SEND, "send", IO)                                                                   \
-    X(CONNECT, "connect", IO)                                                             \
-    X(ACCEPT, "accept", IO)                                                               \
-    X(RESOLVE, "getaddrinfo", IO)       /* and the other name look-ups */                 \
-    X(POLL, "poll", IO)                 /* ... that are not the loop's own */             \
-    X(SELECT, "select", IO)                                                               \
-    X(EPOLL, "epoll_wait", IO)                                                            \
-    X(READ, "read", BY_FD)                                                                \
-    X(WRITE, "write", BY_FD)                                                              \
-    X(SENDFILE, "sendfile", IO)         /* and splice, tee */                             \
-    X(WAIT, "waitpid", IO)                                                                \
-    X(SPAWN, "spawn", IO)               /* fork, posix_spawn, system */                   \
-    X(SIGWAIT, "sigwait", IO)                                                             \
-    X(PREAD, "pread", DISK)                                                               \
-    X(PWRITE, "pwrite", DISK)                                                             \
-    X(COPY, "copy_file_range", DISK)                                                      \
-    X(SYNC, "fsync", DISK)                                                                \
-    X(OPEN, "open", DISK)                                                                 \
-    X(CLOSE, "close", DISK)                                                               \
-    X(STAT, "stat", DISK)                                                                 \
-    X(DIR, "readdir", DISK)                                                               \
-    X(UNLINK, "unlink", DISK)                                                             \
-    X(RENAME, "rename", DISK)           /* and links */                                   \
-    X(MKDIR, "mkdir", DISK)                                                               \
-    X(TRUNCATE, "truncate", DISK)                                                         \
-    X(DLOPEN, "dlopen", DISK)                                                             \
-    X(FLOCK, "file lock", LOCK)                                                           \
-    X(SEM, "lock", LOCK)                /* semaphores: Python's own locks are these */    \
-    X(COND, "condition", LOCK)                                                            \
-    X(MUTEX, "mutex", LOCK)             /* only when another thread holds it */           \
-    X(JOIN, "join thread", LOCK)                                                          \
+#define LG_CALL_KINDS(X) \
+    X(NONE, "", IO) \
+    X(SLEEP, "sleep", IO)               /* also select and poll on nothing */ \
+    X(RECV, "recv", IO) \
+    X(SEND, "send", IO) \
+    X(CONNECT, "connect", IO) \
+    X(ACCEPT, "accept", IO) \
+    X(RESOLVE, "getaddrinfo", IO)       /* and the other name look-ups */ \
+    X(POLL, "poll", IO)                 /* ... that are not the loop's own */ \
+    X(SELECT, "select", IO) \
+    X(EPOLL, "epoll_wait", IO) \
+    X(READ, "read", BY_FD) \
+    X(WRITE, "write", BY_FD) \
+    X(SENDFILE, "sendfile", IO)         /* and splice, tee */ \
+    X(WAIT, "waitpid", IO) \
+    X(SPAWN, "spawn", IO)               /* fork, posix_spawn, system */ \
+    X(SIGWAIT, "sigwait", IO) \
+    X(PREAD, "pread", DISK) \
+    X(PWRITE, "pwrite", DISK) \
+    X(COPY, "copy_file_range", DISK) \
+    X(SYNC, "fsync", DISK) \
+    X(OPEN, "open", DISK) \
+    X(CLOSE, "close", DISK) \
+    X(STAT, "stat", DISK) \
+    X(DIR, "readdir", DISK) \
+    X(UNLINK, "unlink", DISK) \
+    X(RENAME, "rename", DISK)           /* and links */ \
+    X(MKDIR, "mkdir", DISK) \
+    X(TRUNCATE, "truncate", DISK) \
+    X(DLOPEN, "dlopen", DISK) \
+    X(FLOCK, "file lock", LOCK) \
+    X(SEM, "lock", LOCK)                /* semaphores: Python's own locks are these */ \
+    X(COND, "condition", LOCK) \
+    X(MUTEX, "mutex", LOCK)             /* only when another thread holds it */ \
+    X(JOIN, "join thread", LOCK) \
     X(GIL, "GIL", GIL)
 
 enum lg_call_kind {
 #define LG_X(name, text, class) LG_CALL_##name,
     LG_CALL_KINDS(LG_X)
 #undef LG_X
-    LG_CALL_KIND_COUNT
+        LG_CALL_KIND_COUNT
 };
 
 #define LG_CALL_LOOK_NS UINT64_C(100000)   /* from here on it may be the longest */
@@ -189,8 +189,7 @@ void lg_calls_reset_longest(struct lg_calls *calls);
 
 /* The same as text, "recv fd 11 <- 127.0.0.1:5432"; returns its duration, or 0
  * and "". */
-uint64_t lg_calls_longest(const struct lg_calls *calls, uint64_t since_ns, char *text,
-                          size_t size);
+uint64_t lg_calls_longest(const struct lg_calls *calls, uint64_t since_ns, char *text, size_t size);
 
 /* Writes "read fd 7 /etc/hosts"; always NUL-terminated. */
 void lg_call_format(const struct lg_call *call, char *text, size_t size);

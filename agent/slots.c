@@ -25,7 +25,11 @@
 #include "../common/lg_atomic.h"
 
 #if defined(__x86_64__)
-enum { REL_JUMP_SLOT = R_X86_64_JUMP_SLOT, REL_GLOB_DAT = R_X86_64_GLOB_DAT, REL_ABS = R_X86_64_64 };
+enum {
+    REL_JUMP_SLOT = R_X86_64_JUMP_SLOT,
+    REL_GLOB_DAT = R_X86_64_GLOB_DAT,
+    REL_ABS = R_X86_64_64
+};
 #define BASE_VERSION "GLIBC_2.2.5"      /* the port's first; later ones may differ */
 #define HAVE_RELOCATIONS 1
 #elif defined(__aarch64__)
@@ -58,7 +62,7 @@ struct record {
 struct object {
     uintptr_t base;
     const void *headers;
-    const ElfW(Dyn) *dynamic;
+    const ElfW(Dyn) * dynamic;
     struct record *records;
     size_t count;
     size_t room;
@@ -103,6 +107,7 @@ struct pass {
     int err;
     struct mapping *maps;               /* read when first needed */
     size_t map_count;
+    bool maps_read;
     uintptr_t open_page;                /* made writable just now, 0 = none */
     int open_prot;                      /* what it was */
     uint32_t held;                      /* of count_object */
@@ -116,15 +121,15 @@ struct view {
     uintptr_t lo;                       /* of all its segments */
     uintptr_t hi;
     const struct dl_phdr_info *info;
-    const ElfW(Dyn) *dynamic;
-    const ElfW(Sym) *symbols;
+    const ElfW(Dyn) * dynamic;
+    const ElfW(Sym) * symbols;
     const char *strings;
-    const ElfW(Rela) *plt;
+    const ElfW(Rela) * plt;
     size_t plt_count;
-    const ElfW(Rela) *rela;
+    const ElfW(Rela) * rela;
     size_t rela_count;
-    const ElfW(Half) *versym;
-    const ElfW(Verneed) *verneed;
+    const ElfW(Half) * versym;
+    const ElfW(Verneed) * verneed;
 };
 
 static bool is_program_stub(uintptr_t address);
@@ -141,9 +146,9 @@ static bool is_left_alone(const struct view *view, bool is_program);
 static bool look(const struct dl_phdr_info *info, struct view *view);
 static void replace_in(struct pass *pass, struct object *object, const struct view *view);
 static void replace_one(struct pass *pass, struct object *object, const struct view *view,
-                        const ElfW(Rela) *rela, struct record *before, size_t before_count);
+                        const ElfW(Rela) * rela, struct record *before, size_t before_count);
 static bool is_unbound(const struct lg_slots *slots, size_t want, const struct view *view,
-                       const ElfW(Rela) *rela, uint64_t value);
+                       const ElfW(Rela) * rela, uint64_t value);
 static bool is_code_of(const struct view *view, uint64_t value, size_t size);
 static bool is_plt_entry(uint64_t value, size_t index);
 static const char *version_of(const struct view *view, size_t symbol);
@@ -212,7 +217,8 @@ lg_slots_scan(struct lg_slots *slots)
     end_pass(&pass);
     if (pass.err == 0) {
         forget_absent(slots);
-    } else {
+    }
+    else {
         slots->complete = false;
     }
     return pass.err;
@@ -274,9 +280,8 @@ is_program_stub(uintptr_t address)
 #else
     /* The program alone can have one, and seldom has functions of libc's names. */
     Dl_info program;
-    return dladdr((void *)address, &info) != 0
-           && dladdr((void *)getauxval(AT_PHDR), &program) != 0
-           && info.dli_fbase == program.dli_fbase;
+    return dladdr((void *)address, &info) != 0 &&
+           dladdr((void *)getauxval(AT_PHDR), &program) != 0 && info.dli_fbase == program.dli_fbase;
 #endif
 }
 
@@ -344,8 +349,8 @@ peek(struct dl_phdr_info *info, size_t size, void *arg)
     struct pass *pass = arg;
     const struct lg_slots *slots = pass->slots;
     bool counted = size >= offsetof(struct dl_phdr_info, dlpi_subs) + sizeof(info->dlpi_subs);
-    pass->changed = !counted || !slots->complete || info->dlpi_adds != slots->adds
-                    || info->dlpi_subs != slots->subs;
+    pass->changed = !counted || !slots->complete || info->dlpi_adds != slots->adds ||
+                    info->dlpi_subs != slots->subs;
     return 1;
 }
 
@@ -414,15 +419,15 @@ count_object(struct dl_phdr_info *info, size_t size, void *arg)
         }
         if (lg_load_relaxed(r->word) == pass->slots->wants[r->want].ours) {
             pass->held += 1;
-        } else {
+        }
+        else {
             pass->lost += 1;
         }
     }
     return 0;
 }
 
-static const ElfW(Dyn) *
-dynamic_of(const struct dl_phdr_info *info)
+static const ElfW(Dyn) * dynamic_of(const struct dl_phdr_info *info)
 {
     for (size_t i = 0; i < info->dlpi_phnum; i++) {
         if (info->dlpi_phdr[i].p_type == PT_DYNAMIC) {
@@ -437,8 +442,8 @@ find_object(struct lg_slots *slots, const struct dl_phdr_info *info)
 {
     for (size_t i = 0; i < slots->object_count; i++) {
         struct object *o = &slots->objects[i];
-        if (o->base == info->dlpi_addr && o->headers == info->dlpi_phdr
-            && o->dynamic == dynamic_of(info)) {
+        if (o->base == info->dlpi_addr && o->headers == info->dlpi_phdr &&
+            o->dynamic == dynamic_of(info)) {
             return o;
         }
     }
@@ -473,7 +478,8 @@ forget_absent(struct lg_slots *slots)
     for (size_t i = 0; i < slots->object_count; i++) {
         if (slots->objects[i].present) {
             slots->objects[kept++] = slots->objects[i];
-        } else {
+        }
+        else {
             free(slots->objects[i].records);
         }
     }
@@ -484,10 +490,10 @@ static bool
 is_left_alone(const struct view *view, bool is_program)
 {
     static const char *const prefixes[] = {
-        "libc.so",      "libc-",   "libc.musl", "ld-linux", "ld-musl", "ld64.so",
-        "ld-2.",        "libdl.so", "libdl-2.", "librt.so", "librt-2.", "libpthread.so",
-        "libpthread-2.", "libasan.", "libtsan.", "libubsan.", "liblsan.", "libclang_rt",
-        "linux-vdso",
+        "libc.so",   "libc-",         "libc.musl",     "ld-linux",   "ld-musl",
+        "ld64.so",   "ld-2.",         "libdl.so",      "libdl-2.",   "librt.so",
+        "librt-2.",  "libpthread.so", "libpthread-2.", "libasan.",   "libtsan.",
+        "libubsan.", "liblsan.",      "libclang_rt",   "linux-vdso",
     };
     if (is_program) {
         return false;
@@ -563,8 +569,8 @@ look(const struct dl_phdr_info *info, struct view *view)
             break;
         }
     }
-    return view->symbols != NULL && view->strings != NULL
-           && (view->plt != NULL || view->rela != NULL);
+    return view->symbols != NULL && view->strings != NULL &&
+           (view->plt != NULL || view->rela != NULL);
 }
 
 static void
@@ -592,7 +598,7 @@ replace_in(struct pass *pass, struct object *object, const struct view *view)
  * what the file said, and the slot is looked at again in the next scan. */
 static void
 replace_one(struct pass *pass, struct object *object, const struct view *view,
-            const ElfW(Rela) *rela, struct record *before, size_t before_count)
+            const ElfW(Rela) * rela, struct record *before, size_t before_count)
 {
     const struct lg_slots *slots = pass->slots;
     int type = (int)ELF64_R_TYPE(rela->r_info);
@@ -624,10 +630,12 @@ replace_one(struct pass *pass, struct object *object, const struct view *view,
             return;
         }
         old = before[k].old;
-    } else if (value != want->next && !is_unbound(slots, i, view, rela, value)) {
+    }
+    else if (value != want->next && !is_unbound(slots, i, view, rela, value)) {
         if (value < view->base && object->tries < MAX_TRIES) {
             object->half_loaded = true;
-        } else {
+        }
+        else {
             object->foreign += value != 0 && value != slots->known[i].stub;
         }
         return;
@@ -647,7 +655,7 @@ replace_one(struct pass *pass, struct object *object, const struct view *view,
  * Bound to an older version of the symbol it would have got another function. */
 static bool
 is_unbound(const struct lg_slots *slots, size_t want, const struct view *view,
-           const ElfW(Rela) *rela, uint64_t value)
+           const ElfW(Rela) * rela, uint64_t value)
 {
     if ((int)ELF64_R_TYPE(rela->r_info) != REL_JUMP_SLOT) {
         return false;
@@ -668,8 +676,8 @@ is_code_of(const struct view *view, uint64_t value, size_t size)
     for (size_t i = 0; i < view->info->dlpi_phnum; i++) {
         const ElfW(Phdr) *ph = &view->info->dlpi_phdr[i];
         uintptr_t lo = view->base + ph->p_vaddr;
-        if (ph->p_type == PT_LOAD && (ph->p_flags & (PF_X | PF_R)) == (PF_X | PF_R) && value >= lo
-            && value + size <= lo + ph->p_memsz) {
+        if (ph->p_type == PT_LOAD && (ph->p_flags & (PF_X | PF_R)) == (PF_X | PF_R) &&
+            value >= lo && value + size <= lo + ph->p_memsz) {
             return true;
         }
     }
@@ -799,10 +807,10 @@ close_page(struct pass *pass)
 static int
 protection(struct pass *pass, uintptr_t address)
 {
-    if (pass->maps == NULL) {
+    if (!pass->maps_read) {
         read_maps(pass);
     }
-    for (size_t i = 0; i < pass->map_count; i++) {
+    for (size_t i = 0; pass->maps != NULL && i < pass->map_count; i++) {
         if (address >= pass->maps[i].lo && address < pass->maps[i].hi) {
             return pass->maps[i].prot;
         }
@@ -817,15 +825,16 @@ read_maps(struct pass *pass)
     char *line = NULL;
     size_t line_size = 0;
     size_t room = 0;
+    pass->maps_read = true;
     while (file != NULL && getline(&line, &line_size, file) > 0) {
         struct mapping m;
         char flags[5];
         if (sscanf(line, "%lx-%lx %4s", &m.lo, &m.hi, flags) != 3) {
             continue;
         }
-        m.prot = (flags[0] == 'r' ? PROT_READ : 0) | (flags[1] == 'w' ? PROT_WRITE : 0)
-                 | (flags[2] == 'x' ? PROT_EXEC : 0);
-        if (pass->map_count == room) {
+        m.prot = (flags[0] == 'r' ? PROT_READ : 0) | (flags[1] == 'w' ? PROT_WRITE : 0) |
+                 (flags[2] == 'x' ? PROT_EXEC : 0);
+        if (pass->maps == NULL || pass->map_count == room) {
             room = room == 0 ? 256 : room * 2;
             struct mapping *more = realloc(pass->maps, room * sizeof(*more));
             if (more == NULL) {
@@ -846,4 +855,5 @@ end_pass(struct pass *pass)
 {
     free(pass->maps);
     pass->maps = NULL;
+    pass->maps_read = false;
 }

@@ -416,7 +416,8 @@ an_open_names_its_path_and_a_long_one_by_its_end(void **state)
         assert_int_equal(call->class, LG_CALL_CLASS_DISK);
         if (i == 0) {
             assert_string_equal(call->detail, paths[0]);
-        } else {
+        }
+        else {
             assert_int_equal(strlen(call->detail), LG_CALL_DETAIL - 1);
             assert_memory_equal(call->detail, "...ddd", 6);
             assert_string_equal(call->detail + LG_CALL_DETAIL - 6, "/fifo");
@@ -908,8 +909,8 @@ watch_until_seen(void *arg)
         uint64_t since;
         enum lg_call_kind kind;
         int seen;
-        if (lg_calls_now(&rig.calls, &since, &kind, &seen) && kind == LG_CALL_RECV && seen == fd
-            && since != 0 && since <= lg_now_ns()) {
+        if (lg_calls_now(&rig.calls, &since, &kind, &seen) && kind == LG_CALL_RECV && seen == fd &&
+            since != 0 && since <= lg_now_ns()) {
             break;
         }
     }

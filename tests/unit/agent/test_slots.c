@@ -114,8 +114,8 @@ is_writable(const void *address)
         uintptr_t lo;
         uintptr_t hi;
         char flags[5];
-        if (sscanf(line, "%lx-%lx %4s", &lo, &hi, flags) == 3 && (uintptr_t)address >= lo
-            && (uintptr_t)address < hi) {
+        if (sscanf(line, "%lx-%lx %4s", &lo, &hi, flags) == 3 && (uintptr_t)address >= lo &&
+            (uintptr_t)address < hi) {
             writable = flags[1] == 'w';
         }
     }
