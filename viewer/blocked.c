@@ -194,10 +194,9 @@ stall_of(struct lg_worker *w, uint32_t loop, const struct lg_loop_entry *e)
     }
     uint64_t ticket = e->stall_ticket - 1;
     lg_snapshot_reread_stall(w->snap, ticket);
-    const struct lg_stall *stall = lg_snapshot_stall(w->snap, ticket);
+    const struct lg_stall *stall = lg_snapshot_whole_stall(w->snap, ticket);
     if (stall == NULL || (LG_INFO_FLAGS(stall->info) & LG_STALL_ONGOING) == 0 ||
-        LG_INFO_LOOP(stall->info) != loop ||
-        w->snap->stall_torn[ticket % w->snap->stall_count]) {
+        LG_INFO_LOOP(stall->info) != loop) {
         return NULL;
     }
     switch (LG_INFO_KIND(stall->info)) {
@@ -344,10 +343,9 @@ last_ended(struct lg_worker *w, struct lg_blocked *out, uint64_t *ended_ns)
         lg_snapshot_reread_stall(w->snap, head - 1);
         w->private->newest_stall = head;
     }
-    const struct lg_stall *stall = lg_snapshot_stall(w->snap, head - 1);
+    const struct lg_stall *stall = lg_snapshot_whole_stall(w->snap, head - 1);
     if (stall == NULL || (LG_INFO_FLAGS(stall->info) & LG_STALL_ONGOING) != 0 ||
-        LG_INFO_KIND(stall->info) > LG_STALL_ITERATION ||
-        w->snap->stall_torn[(head - 1) % w->snap->stall_count]) {
+        LG_INFO_KIND(stall->info) > LG_STALL_ITERATION) {
         return false;
     }
     *ended_ns = lg_plus(stall->start_ns, stall->duration_ns);

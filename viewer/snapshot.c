@@ -28,6 +28,9 @@
 #define TRIES 50                        /* reads of a seqlock that never rests */
 #define MAX_COUNT (1u << 22)            /* of any table; 64 MiB hold no more */
 
+#define NO_SLOT UINT32_MAX
+
+static uint32_t slot_of(const struct lg_snapshot *snap, uint64_t ticket);
 static int take_bytes(struct lg_snapshot *snap);
 static int read_file(int fd, uint8_t *to, size_t size);
 static int take_memory(struct lg_snapshot *snap);
@@ -183,11 +186,11 @@ lg_snapshot_reread_loop(struct lg_snapshot *snap, uint32_t loop, struct lg_loop_
 void
 lg_snapshot_reread_stall(struct lg_snapshot *snap, uint64_t ticket)
 {
-    if (!snap->live || snap->cut || snap->stall_count == 0) {
+    uint32_t slot = slot_of(snap, ticket);
+    if (!snap->live || snap->cut || slot == NO_SLOT) {
         return;
     }
-    struct reread r = {
-        .snap = snap, .index = (uint32_t)(ticket % snap->stall_count), .ticket = ticket};
+    struct reread r = {.snap = snap, .index = slot, .ticket = ticket};
     if (lg_copy_run(snap->bytes, snap->byte_count, reread_stall, &r) != 0) {
         snap->cut = true;
     }
@@ -196,11 +199,23 @@ lg_snapshot_reread_stall(struct lg_snapshot *snap, uint64_t ticket)
 const struct lg_stall *
 lg_snapshot_stall(const struct lg_snapshot *snap, uint64_t ticket)
 {
-    if (snap->stall_count == 0) {
-        return NULL;
-    }
-    const struct lg_stall *stall = &snap->stalls[ticket % snap->stall_count];
-    return stall->ticket == ticket + 1 ? stall : NULL;
+    uint32_t slot = slot_of(snap, ticket);
+    return slot != NO_SLOT && snap->stalls[slot].ticket == ticket + 1 ? &snap->stalls[slot] : NULL;
+}
+
+const struct lg_stall *
+lg_snapshot_whole_stall(const struct lg_snapshot *snap, uint64_t ticket)
+{
+    const struct lg_stall *stall = lg_snapshot_stall(snap, ticket);
+    return stall != NULL && !snap->stall_torn[slot_of(snap, ticket)] ? stall : NULL;
+}
+
+/* Where a ticket's stall lies; NO_SLOT when the file ends before it. */
+static uint32_t
+slot_of(const struct lg_snapshot *snap, uint64_t ticket)
+{
+    uint64_t slot = snap->stall_slots != 0 ? ticket % snap->stall_slots : NO_SLOT;
+    return slot < snap->stall_count ? (uint32_t)slot : NO_SLOT;
 }
 
 const struct lg_record *
@@ -350,6 +365,7 @@ take_memory(struct lg_snapshot *snap)
     /* The numbering of HISTS counts whole tables, cut or not. */
     snap->endpoint_slots = snap->endpoint_slots != 0 ? snap->endpoint_slots : endpoint_slots;
     snap->loop_slots = snap->loop_slots != 0 ? snap->loop_slots : loop_slots;
+    snap->stall_slots = snap->stall_slots != 0 ? snap->stall_slots : snap->stall_count;
     snap->endpoint_history_count = cells / LG_CELLS;
     snap->loop_history_count = loop_cells / LG_LOOP_CELLS;
     uint32_t loops = loop_slots < LG_VIEW_LOOPS ? loop_slots : LG_VIEW_LOOPS;
@@ -446,6 +462,9 @@ note_cut(struct lg_snapshot *snap)
         }
         if (table[i].kind == LG_SEC_LOOPS) {
             snap->loop_slots = table[i].count;
+        }
+        if (table[i].kind == LG_SEC_STALLS) {
+            snap->stall_slots = table[i].count;
         }
     }
 }
@@ -664,12 +683,14 @@ take_stalls(struct lg_snapshot *snap)
     if (head < from) {
         from = 0;                       /* damage, or another instance: all anew */
     }
-    if (head - from > snap->stall_count) {
-        snap->stalls_lost += snap->filled ? head - from - snap->stall_count : 0;
-        from = head - snap->stall_count;
+    if (head - from > snap->stall_slots) {
+        snap->stalls_lost += snap->filled ? head - from - snap->stall_slots : 0;
+        from = head - snap->stall_slots;
     }
     for (uint64_t t = from; t < head; t++) {
-        take_stall(snap, (uint32_t)(t % snap->stall_count), t);
+        if (slot_of(snap, t) != NO_SLOT) {
+            take_stall(snap, slot_of(snap, t), t);
+        }
     }
     for (uint32_t i = 0; i < snap->stall_count && snap->filled; i++) {
         if (snap->stall_open[i] && snap->stalls[i].ticket != 0) {
@@ -691,7 +712,7 @@ take_stall(struct lg_snapshot *snap, uint32_t slot, uint64_t ticket)
     snap->stall_torn[slot] = !whole;
     /* Another ticket: not written yet, or overwritten already. */
     bool wanted = out->ticket != 0 &&
-                  (ticket == LG_NONE ? (out->ticket - 1) % snap->stall_count == slot
+                  (ticket == LG_NONE ? slot_of(snap, out->ticket - 1) == slot
                                      : out->ticket == ticket + 1);
     snap->stall_open[slot] = !whole || !wanted || (LG_INFO_FLAGS(out->info) & LG_STALL_ONGOING);
     if (!wanted) {

@@ -71,6 +71,7 @@ struct lg_snapshot {
     struct lg_stall *stalls;            /* by slot; ticket 0 = none */
     bool *stall_torn;
     uint32_t stall_count;
+    uint32_t stall_slots;               /* of the whole table: a ticket's place */
     uint64_t stalls_lost;               /* overwritten between two refreshes */
     struct lg_stack *stacks;
     uint32_t stack_count;
@@ -122,6 +123,9 @@ void lg_snapshot_reread_stall(struct lg_snapshot *snap, uint64_t ticket);
 
 /* The stall of a ticket (0-based) in the copies, or NULL. */
 const struct lg_stall *lg_snapshot_stall(const struct lg_snapshot *snap, uint64_t ticket);
+
+/* The same, but NULL also when it could not be read whole. */
+const struct lg_stall *lg_snapshot_whole_stall(const struct lg_snapshot *snap, uint64_t ticket);
 
 /* Record `ticket` of a ring, or NULL. */
 const struct lg_record *lg_snapshot_record(const struct lg_snapshot *snap, uint32_t ring,
