@@ -457,7 +457,7 @@ static bool
 filter_part(const char *part, size_t length, const struct lg_key *key, const char *more)
 {
     char whole[4 * LG_MAX_STRING + 64];
-    const char *label = lg_format_label(key->kind, key->method);
+    const char *label = lg_format_label(key->kind, key->method, key->name);
     snprintf(whole, sizeof(whole), "%s %s", label, key->name);
     return has_part(whole, part, length) || (more != NULL && has_part(more, part, length));
 }

@@ -20,6 +20,7 @@ static unsigned width_of(uint32_t code);
 static const char *below(const char *file, const char *dir);
 static const char *after_packages(const char *file);
 static const char *after_stdlib(const char *file);
+static const char *kind_label(uint32_t kind, uint32_t method);
 static const char *strange(uint32_t number);
 
 char *
@@ -543,7 +544,14 @@ lg_format_stall_kind(uint32_t kind)
 }
 
 const char *
-lg_format_label(uint32_t kind, uint32_t method)
+lg_format_label(uint32_t kind, uint32_t method, const char *name)
+{
+    const char *label = kind_label(kind, method);
+    return name != NULL && strcmp(label, name) == 0 ? "" : label;
+}
+
+static const char *
+kind_label(uint32_t kind, uint32_t method)
 {
     switch (kind) {
     case LG_KIND_REQUEST:

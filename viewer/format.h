@@ -67,7 +67,8 @@ const char *lg_format_kind(uint32_t kind);              /* contract text: "reque
 const char *lg_format_method(uint32_t method);          /* contract text: "GET" or "" */
 const char *lg_format_cause(uint32_t cause);            /* "cpu", "unknown" */
 const char *lg_format_stall_kind(uint32_t kind);        /* "step" */
-/* "POST  /x", "task  poll", "(loop)": the label before a name on a screen. */
-const char *lg_format_label(uint32_t kind, uint32_t method);
+/* "POST  /x", "(task) poll": the label before a name on a screen; "" for one that
+ * is its own name, as "(loop)". */
+const char *lg_format_label(uint32_t kind, uint32_t method, const char *name);
 
 #endif

@@ -534,7 +534,7 @@ print_event(const struct lg_top *top, const struct lg_event *e, size_t width,
 char *
 lg_print_prose(const struct lg_key *key, char *out, size_t size)
 {
-    const char *label = lg_format_label(key->kind, key->method);
+    const char *label = lg_format_label(key->kind, key->method, key->name);
     const char *name = key->name != NULL ? key->name : "";
     if (key->kind == LG_KIND_LOOP && name[0] == '\0') {
         name = "idle/other";
@@ -546,7 +546,7 @@ lg_print_prose(const struct lg_key *key, char *out, size_t size)
 char *
 lg_print_name(const struct lg_key *key, char *out, size_t size)
 {
-    const char *label = lg_format_label(key->kind, key->method);
+    const char *label = lg_format_label(key->kind, key->method, key->name);
     const char *name = key->name != NULL ? key->name : "";
     if (key->kind == LG_KIND_REQUEST && label[0] != '\0') {
         snprintf(out, size, "%-5s %s", label, name);

@@ -132,7 +132,7 @@ draw_event(struct lg_screen *s, int row, const struct lg_event *e, bool selected
             lg_format_count(e->waited_requests, text, sizeof(text));
             lg_canvas_field_right(c, row, 26, 7, LG_STYLE_NORMAL, text);
             lg_canvas_field(c, row, 35, 6, LG_STYLE_NORMAL,
-                            lg_format_label(e->key.kind, e->key.method));
+                            lg_format_label(e->key.kind, e->key.method, e->key.name));
             lg_canvas_field(c, row, 42, 26, LG_STYLE_NORMAL,
                             e->key.name != NULL ? e->key.name : "");
             snprintf(text, sizeof(text), "-");

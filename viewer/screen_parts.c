@@ -101,7 +101,7 @@ lg_list_fit(struct lg_list *list, size_t count, int top, int visible)
 char *
 lg_screen_key_text(const struct lg_key *key, int pad, char *out, size_t size)
 {
-    const char *label = lg_format_label(key->kind, key->method);
+    const char *label = lg_format_label(key->kind, key->method, key->name);
     const char *name = key->name != NULL ? key->name : "";
     snprintf(out, size, "%-*s%s%s", pad, label, label[0] != '\0' ? " " : "", name);
     return out;
