@@ -52,8 +52,8 @@ test-all: test-tools  ## the same on every Python 3.9-3.13 found
 units: unit-tools  ## the cmocka units alone
 	@tools/units.sh unit
 
-asan: unit-tools  ## units under the address sanitizer, leaks included
-	@tools/units.sh asan -Db_sanitize=address -Db_lundef=false
+asan: unit-tools  ## units and the extension under the address sanitizer
+	@tools/asan.sh $(PYTHON) $(PYTEST)
 
 ubsan: unit-tools  ## units under the undefined-behaviour sanitizer
 	@tools/units.sh ubsan -Db_sanitize=undefined -Db_lundef=false
