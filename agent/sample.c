@@ -103,6 +103,14 @@ lg_sample(struct lg_sampler *sampler, struct lg_loop *loop, struct lg_watch *wat
     watch->last_ns = now_ns;
 }
 
+/* A read that was taken for disk while it ran may be summed as io in the end:
+ * what was lent to a sum and never came is no growth. */
+static uint64_t
+grown(uint64_t sum, uint64_t seen)
+{
+    return (int64_t)(sum - seen) > 0 ? sum - seen : 0;
+}
+
 /* Shares the time since the previous sample out among the causes: what the
  * hooks, the CPU clock and schedstat say grew meanwhile, the rest is other. */
 static void
@@ -116,10 +124,10 @@ sample_clocks(struct lg_loop *loop, struct lg_watch *watch, struct lg_stall_stat
         .lock = lg_load_relaxed(&loop->calls.lock_ns),
         .gil = lg_load_relaxed(&loop->calls.gil_ns),
     };
-    stretch.calls.io = sums.io - watch->sums.io;
-    stretch.calls.disk = sums.disk - watch->sums.disk;
-    stretch.calls.lock = sums.lock - watch->sums.lock;
-    stretch.calls.gil = sums.gil - watch->sums.gil;
+    stretch.calls.io = grown(sums.io, watch->sums.io);
+    stretch.calls.disk = grown(sums.disk, watch->sums.disk);
+    stretch.calls.lock = grown(sums.lock, watch->sums.lock);
+    stretch.calls.gil = grown(sums.gil, watch->sums.gil);
     watch->sums = sums;
     uint64_t since;
     enum lg_call_kind kind;
@@ -130,10 +138,11 @@ sample_clocks(struct lg_loop *loop, struct lg_watch *watch, struct lg_stall_stat
         uint64_t so_far = now_ns > from ? now_ns - from : 0;
         uint64_t *into[LG_CALL_CLASS_COUNT] = {&stretch.calls.io, &stretch.calls.disk,
                                                &stretch.calls.lock, &stretch.calls.gil};
-        *into[lg_call_kind_class(kind)] += so_far;
+        enum lg_call_class class = lg_call_class_of(kind, fd);
+        *into[class] += so_far;
         uint64_t *seen[LG_CALL_CLASS_COUNT] = {&watch->sums.io, &watch->sums.disk,
                                                &watch->sums.lock, &watch->sums.gil};
-        *seen[lg_call_kind_class(kind)] += now_ns - since;
+        *seen[class] += now_ns - since;
     }
     struct timespec ts;
     if (loop->has_cpu_clock && clock_gettime(loop->cpu_clock, &ts) == 0) {
@@ -150,8 +159,13 @@ sample_clocks(struct lg_loop *loop, struct lg_watch *watch, struct lg_stall_stat
     }
     uint64_t parts[LG_CAUSE_COUNT];
     (void)lg_cause_decide(&stretch, parts);
+    /* The little that ran before the thread was first looked at went the way of
+     * what came after. */
+    double scale = state->samples == 1 && stretch.wall_ns != 0
+                       ? (double)state->duration_ns / (double)stretch.wall_ns
+                       : 1.0;
     for (int i = 0; i < LG_CAUSE_COUNT; i++) {
-        state->parts_ns[i] += parts[i];
+        state->parts_ns[i] += (uint64_t)((double)parts[i] * scale);
     }
 }
 
@@ -170,13 +184,13 @@ sample_call(struct lg_sampler *sampler, struct lg_loop *loop, struct lg_watch *w
     if (lg_calls_now(&loop->calls, &since, &kind, &fd)) {
         call.kind = kind;
         call.fd = fd;
-        call.class = lg_call_kind_class(kind);
+        call.class = lg_call_class_of(kind, fd);
         if (fd >= 0) {
             describe_fd(fd, call.detail, sizeof(call.detail));
         }
         lg_call_format(&call, text, sizeof(text));
         *waits = cause_of[call.class];
-        state->call_ns = now_ns - since;
+        state->call_ns = now_ns - (kind == LG_CALL_GIL ? lg_calls_gil_since(&loop->calls) : since);
     }
     else {
         long number;

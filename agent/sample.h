@@ -18,6 +18,8 @@ struct lg_watch {
     struct lg_stall_key key;
     uint64_t start_ns;
     uint64_t last_ns;                   /* previous sample */
+    struct lg_stall_key base_key;       /* what ran when the clocks below were read first */
+    uint64_t base_ns;
     uint64_t cpu_ns;                    /* thread clocks at the previous sample */
     uint64_t run_delay_ns;
     struct lg_sums sums;

@@ -246,7 +246,9 @@ look(struct lg_watchdog *w, struct lg_loop *loop, uint64_t now_ns)
     bool whole = lg_seq_read(&e->seq, line.words, LINE_A_WORDS, 4);
     const struct lg_loop_entry *a = &line.entry;
     uint64_t awake = lg_load_relaxed(&e->awake_since_ns);
-    struct lg_stall_key key = {.loop = loop->index};
+    struct lg_stall_key key;
+    memset(&key, 0, sizeof(key));       /* compared as bytes */
+    key.loop = loop->index;
     uint64_t start = now_ns;
     uint64_t threshold = 0;
     if (whole && LG_LOOP_STATE(a->state) == LG_LOOP_STEP) {
@@ -275,7 +277,13 @@ look(struct lg_watchdog *w, struct lg_loop *loop, uint64_t now_ns)
     }
     else {
         leave_watch(loop, watch);
-        lg_sample_baseline(loop, watch);
+        if (threshold == 0 || memcmp(&key, &watch->base_key, sizeof(key)) != 0) {
+            /* From the first sight of a step on, so that a stall's first sample
+             * has nearly all of it. */
+            lg_sample_baseline(loop, watch);
+            watch->base_key = key;
+            watch->base_ns = now_ns;
+        }
         if (threshold != 0 && !key.gap &&
             now_ns - start >= agent->settings.config.cumulative_min_step_ns &&
             lg_sample_brief(w->sampler, loop, &watch->brief.frames)) {
@@ -331,7 +339,8 @@ watch_over(struct lg_watchdog *w, struct lg_loop *loop, const struct lg_stall_ke
         watch->active = true;
         watch->key = *key;
         watch->start_ns = start_ns;
-        watch->last_ns = start_ns;
+        bool seen_before = memcmp(key, &watch->base_key, sizeof(*key)) == 0;
+        watch->last_ns = seen_before && watch->base_ns > start_ns ? watch->base_ns : start_ns;
         memset(&loop->votes, 0, sizeof(loop->votes));
         lg_store_relaxed(&loop->holder, 0);
         state->start_ns = start_ns;
