@@ -27,6 +27,8 @@
 #include "watchdog.h"
 #include "workers.h"
 
+static bool begin_change(struct lg_agent *agent, bool wait);
+static bool wake(struct lg_agent *agent);
 static int find_asyncio(struct lg_agent *agent);
 static int open_segment(struct lg_agent *agent);
 static void open_features(struct lg_agent *agent);
@@ -79,6 +81,40 @@ lg_agent_awake(struct lg_agent *agent)
     if (agent->state != LG_AGENT_ARMED) {
         return agent->state == LG_AGENT_AWAKE;
     }
+    if (!begin_change(agent, false)) {
+        return false;                   /* another thread is at it: the next request asks again */
+    }
+    bool awake = wake(agent);
+    agent->changing = 0;
+    if (agent->stop_wanted) {
+        agent->stop_wanted = false;
+        lg_agent_stop(agent, false);
+        return false;
+    }
+    return awake;
+}
+
+/* Waking and stopping run Python code here and there, so the GIL may go to
+ * another thread in the middle: one at a time. */
+static bool
+begin_change(struct lg_agent *agent, bool wait)
+{
+    unsigned long me = PyThread_get_thread_ident();
+    while (agent->changing != 0) {
+        if (!wait || agent->changing == me) {
+            return false;
+        }
+        Py_BEGIN_ALLOW_THREADS
+        usleep(100);
+        Py_END_ALLOW_THREADS
+    }
+    agent->changing = me;
+    return true;
+}
+
+static bool
+wake(struct lg_agent *agent)
+{
     if (agent->forked) {
         /* What the parent's tables led to is not in ours; here is the GIL, which
          * the fork handler did not have. */
@@ -97,8 +133,8 @@ lg_agent_awake(struct lg_agent *agent)
         return false;
     }
     agent->epoch++;
-    agent->state = LG_AGENT_AWAKE;
     open_features(agent);
+    agent->state = LG_AGENT_AWAKE;
     return true;
 }
 
@@ -312,6 +348,10 @@ lg_agent_off(struct lg_agent *agent, const char *reason)
 void
 lg_agent_stop(struct lg_agent *agent, bool at_exit)
 {
+    if (!begin_change(agent, true)) {
+        agent->stop_wanted = true;      /* a signal handler's wish, say: done at the end */
+        return;
+    }
     if (agent->state == LG_AGENT_AWAKE) {
         uint64_t now = lg_now_ns();
         lg_record_push(&agent->rec, LG_RING_EVENTS, now, LG_REC_LIFECYCLE, 0, 0,
@@ -325,6 +365,7 @@ lg_agent_stop(struct lg_agent *agent, bool at_exit)
     }
     agent->state = LG_AGENT_IDLE;
     memset(agent->features, 0, sizeof(agent->features));
+    agent->changing = 0;
 }
 
 /* In the order in which nothing is used after it is gone: first nobody comes
@@ -392,6 +433,7 @@ close_all(struct lg_agent *agent, bool keep)
 void
 lg_agent_forked(struct lg_agent *agent)
 {
+    agent->changing = 0;                /* that thread is not here */
     if (agent->state != LG_AGENT_AWAKE) {
         return;
     }

@@ -111,6 +111,8 @@ struct lg_agent {
     PyObject *get_running_loop;         /* asyncio._get_running_loop */
     struct lg_task_slot *task_slots;    /* see task.c */
     uint32_t task_slots_used;
+    unsigned long changing;             /* the thread that wakes or stops it just now, 0 = none */
+    bool stop_wanted;                   /* by that very thread, from Python code within */
     bool forked;                        /* a child of the armed one, not yet awake */
     struct lg_names *names;             /* interned Python strings, see names.h */
 };

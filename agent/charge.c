@@ -164,13 +164,17 @@ charge_long(struct lg_loop *loop, struct lg_owner *owner, int32_t endpoint,
     }
     lg_add_single(&loop->entry->blocks, 1);
     lg_add_single(&loop->entry->blocked_ns, s->wall_ns);
+    uint32_t task = lg_task_name_now(agent, loop);
+    if (loop->used != LG_LOOP_USED) {
+        return;                         /* that ran Python code, and the agent was stopped */
+    }
     struct lg_note *note = lg_note_begin(&loop->notes);
     if (note != NULL) {
         note->kind = LG_NOTE_STEP;
         note->endpoint = blame.endpoint;
         note->blamed_elsewhere = blame.elsewhere;
         note->request_id = owner->id;
-        note->task = lg_task_name_now(agent, loop);
+        note->task = task;
         note->cause = cause;
         note->step = loop->step_number;
         note->start_ns = s->start_ns;

@@ -17,7 +17,21 @@
 #include "task.h"
 #include "threshold.h"
 
-static struct lg_loop *register_loop(struct lg_agent *agent, PyObject *py_loop);
+/* What is asked of the loop's Python object, before anything of ours is touched:
+ * asking may run Python code, and meanwhile another thread may stop the agent. */
+struct facts {
+    enum lg_loop_kind kind;
+    PyObject *loop;                     /* new references, or NULL */
+    PyObject *ready;
+    uint64_t hook;
+    int poll_fd;
+    int member_fd;
+};
+
+static struct lg_loop *register_loop(struct lg_agent *agent, struct facts *facts);
+static void gather_facts(struct facts *facts, PyObject *py_loop);
+static void drop_facts(struct facts *facts);
+static void install_factories(struct lg_agent *agent, struct lg_loop *loop, PyObject *py_loop);
 static struct lg_loop *free_slot(struct lg_agent *agent);
 static bool is_thread_alive(pid_t tid);
 static uint64_t hook_of(PyThreadState *tstate, PyObject *py_loop);
@@ -46,23 +60,51 @@ lg_loop_here(struct lg_agent *agent)
     struct lg_pending pending;
     lg_pending_save(&pending);
     PyObject *py_loop = lg_agent_awake(agent) ? running_loop(agent) : NULL;
-    if (agent->state != LG_AGENT_AWAKE) {
-        loop = NULL;
-    }
-    else if (loop == NULL || !is_same(loop, py_loop)) {
+    if (loop == NULL || !is_same(loop, py_loop)) {
+        struct facts facts;
+        gather_facts(&facts, py_loop);
+        loop = lg_loop_current();
         if (loop != NULL) {
             lg_loop_close(loop);        /* this thread runs another loop now */
         }
-        loop = register_loop(agent, py_loop);
+        loop = agent->state == LG_AGENT_AWAKE ? register_loop(agent, &facts) : NULL;
+        if (loop != NULL) {
+            install_factories(agent, loop, py_loop);
+        }
+        drop_facts(&facts);
     }
+    loop = lg_loop_current();           /* or stopped meanwhile */
     Py_XDECREF(py_loop);
     PyErr_Clear();
     lg_pending_restore(&pending);
     return loop;
 }
 
+static void
+gather_facts(struct facts *facts, PyObject *py_loop)
+{
+    memset(facts, 0, sizeof(*facts));
+    facts->kind = kind_of(py_loop);
+    facts->poll_fd = descriptor_of(py_loop, facts->kind);
+    facts->member_fd = wakeup_descriptor(py_loop);
+    if (py_loop != NULL) {
+        facts->ready = PyObject_GetAttrString(py_loop, "_ready");
+        facts->loop = PyWeakref_NewRef(py_loop, NULL);
+        facts->hook = facts->loop != NULL ? hook_of(PyThreadState_Get(), py_loop) : 0;
+    }
+    PyErr_Clear();
+}
+
+static void
+drop_facts(struct facts *facts)
+{
+    Py_CLEAR(facts->ready);
+    Py_CLEAR(facts->loop);
+}
+
+/* No Python code runs in here: under the GIL it is one piece. */
 static struct lg_loop *
-register_loop(struct lg_agent *agent, PyObject *py_loop)
+register_loop(struct lg_agent *agent, struct facts *facts)
 {
     struct lg_loop *loop = free_slot(agent);
     if (loop == NULL) {
@@ -81,19 +123,17 @@ register_loop(struct lg_agent *agent, PyObject *py_loop)
     lg_calls_init(&loop->calls);
     loop->agent = agent;
     loop->index = index;
-    loop->kind = kind_of(py_loop);
+    loop->kind = facts->kind;
     loop->tid = (pid_t)syscall(SYS_gettid);
     loop->has_cpu_clock = pthread_getcpuclockid(pthread_self(), &loop->cpu_clock) == 0;
     loop->threshold_ns = agent->settings.config.threshold_ns;
-    loop->gap_threshold_ns = agent->settings.config.iteration_threshold_ns;
     loop->lag_hist = &agent->rec.seg.hists[LG_HIST_LAG(agent->rec.seg.endpoint_count, index)];
-    if (py_loop != NULL) {
-        loop->loop = PyWeakref_NewRef(py_loop, NULL);
-        loop->tstate = PyThreadState_Get();
-        loop->hook = hook_of(loop->tstate, py_loop);
-        loop->ready = PyObject_GetAttrString(py_loop, "_ready");
-        PyErr_Clear();
-    }
+    loop->tstate = PyThreadState_Get();
+    loop->loop = facts->loop;
+    loop->ready = facts->ready;
+    loop->hook = facts->hook;
+    facts->loop = NULL;                 /* handed over */
+    facts->ready = NULL;
     if (lg_pystack_thread_here(agent->pystack, &loop->thread) != 0) {
         memset(&loop->thread, 0, sizeof(loop->thread));
     }
@@ -121,23 +161,17 @@ register_loop(struct lg_agent *agent, PyObject *py_loop)
     lg_store_relaxed(&e->kind_thread_name, LG_PAIR(loop->kind, loop->thread_name));
     lg_store_relaxed(&e->awake_since_ns, now);
 
-    loop->calls.poll_fd = descriptor_of(py_loop, loop->kind);
-    loop->calls.member_fd = wakeup_descriptor(py_loop);
+    loop->calls.poll_fd = facts->poll_fd;
+    loop->calls.member_fd = facts->member_fd;
     loop->calls.poll_enter = poll_enter;
     loop->calls.poll_leave = poll_leave;
     loop->calls.slow_call = slow_call;
     loop->calls.slow_ns = loop->threshold_ns / 4 > LG_CALL_LOOK_NS ? loop->threshold_ns / 4
                                                                    : LG_CALL_LOOK_NS;
     loop->has_edges = lg_agent_has_edges(agent);
-    if (!loop->has_edges && loop->kind == LG_LOOP_ASYNCIO) {
-        loop->has_edges = lg_select_install(agent, loop, py_loop);
-        if (loop->has_edges) {
-            lg_agent_feature(agent, LG_FEATURE_ITERATIONS, true, "by the selector: no hooks");
-        }
-    }
-    if (!loop->has_edges) {
-        loop->gap_threshold_ns = LG_NONE;       /* between two steps it may have been in poll */
-    }
+    /* Without edges it may have been in poll between two steps. */
+    loop->gap_threshold_ns =
+        loop->has_edges ? agent->settings.config.iteration_threshold_ns : LG_NONE;
     loop->awake_ns = now;
     loop->edge_ns = now;
     lg_calls_attach(&loop->calls);
@@ -151,13 +185,25 @@ register_loop(struct lg_agent *agent, PyObject *py_loop)
     }
     lg_record_push(&agent->rec, LG_RING_EVENTS, now, LG_REC_LIFECYCLE, 0, 0,
                    LG_LIFE_LOOP_ADDED, 0, index, 0, 0);
+    return loop;
+}
+
+static void
+install_factories(struct lg_agent *agent, struct lg_loop *loop, PyObject *py_loop)
+{
+    uint32_t epoch = agent->epoch;
+    if (!loop->has_edges && loop->kind == LG_LOOP_ASYNCIO &&
+        lg_select_install(agent, loop, py_loop) && epoch == agent->epoch) {
+        loop->gap_threshold_ns = agent->settings.config.iteration_threshold_ns;
+        loop->has_edges = true;
+        lg_agent_feature(agent, LG_FEATURE_ITERATIONS, true, "by the selector: no hooks");
+    }
     if (py_loop != NULL) {
         lg_task_install(agent, py_loop);
     }
     else {
         lg_agent_feature(agent, LG_FEATURE_TASKS, false, "needs an asyncio loop");
     }
-    return loop;
 }
 
 /* A slot never used, else one whose thread has ended: a thread alive goes on

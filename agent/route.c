@@ -22,8 +22,8 @@ struct handle {
 
 static PyObject *handle_call(PyObject *op, PyObject *const *args, size_t nargsf,
                              PyObject *kwnames);
-static void name_from_route(struct lg_agent *agent, struct lg_owner *owner, PyObject *route,
-                            PyObject *scope, bool is_mount);
+static int name_from_route(struct lg_agent *agent, struct lg_owner *owner, PyObject *route,
+                           PyObject *scope, bool is_mount);
 static PyObject *included_context(struct lg_agent *agent, PyObject *scope);
 static struct lg_route_slot *find_slot(struct lg_routes *routes, PyObject *route,
                                        PyObject *context, const struct lg_owner *owner,
@@ -32,6 +32,7 @@ static PyObject *ask_namer(struct lg_agent *agent, struct lg_owner *owner, PyObj
                            PyObject *scope);
 static int prefix_number(struct lg_routes *routes, PyObject *prefix);
 static int endpoint_of(struct lg_agent *agent, struct lg_owner *owner, PyObject *text);
+static void raise_soon(void);
 static void name_as_mount(struct lg_agent *agent, struct lg_owner *owner);
 static void name_unrouted(struct lg_agent *agent, struct lg_owner *owner, bool routed);
 static void name_as(struct lg_agent *agent, struct lg_owner *owner, const char *text);
@@ -69,7 +70,8 @@ handle_call(PyObject *op, PyObject *const *args, size_t nargsf, PyObject *kwname
                                kwnames);
 }
 
-static void
+/* -1 with an exception set: the program is being ended (see ask_namer()). */
+static int
 name_from_route(struct lg_agent *agent, struct lg_owner *owner, PyObject *route, PyObject *scope,
                 bool is_mount)
 {
@@ -77,23 +79,28 @@ name_from_route(struct lg_agent *agent, struct lg_owner *owner, PyObject *route,
     PyObject *context = included_context(agent, scope);     /* borrowed */
     struct lg_route_slot *slot = find_slot(routes, route, context, owner, is_mount);
     if (slot == NULL) {
-        return;                         /* no memory for the table */
+        return 0;                       /* no memory for the table */
     }
     if (slot->route == NULL) {
         PyObject *text = ask_namer(agent, owner, route, scope);
         if (text == NULL) {
-            return;
+            return PyErr_Occurred() ? -1 : 0;
         }
-        /* The namer is Python: another thread may have used the table. */
+        /* The namer is Python: another thread may have used the table, or have
+         * stopped the agent. */
+        if (!lg_owner_is_current(owner)) {
+            Py_DECREF(text);
+            return 0;
+        }
         slot = find_slot(routes, route, context, owner, is_mount);
         if (slot == NULL) {
             Py_DECREF(text);
-            return;
+            return 0;
         }
         int value = is_mount ? prefix_number(routes, text) : endpoint_of(agent, owner, text);
         Py_DECREF(text);
         if (value < 0) {
-            return;                     /* the names were in use: asked again next time */
+            return 0;                   /* the names were in use: asked again next time */
         }
         if (slot->route == NULL && routes->used >= LG_ROUTE_SLOTS * 3 / 4) {
             /* Routes made anew for each request: named right, not kept. */
@@ -103,7 +110,7 @@ name_from_route(struct lg_agent *agent, struct lg_owner *owner, PyObject *route,
             else {
                 lg_owner_name(owner, (uint32_t)value, owner->start_ns);
             }
-            return;
+            return 0;
         }
         if (slot->route == NULL) {
             routes->used++;
@@ -121,6 +128,7 @@ name_from_route(struct lg_agent *agent, struct lg_owner *owner, PyObject *route,
     else {
         lg_owner_name(owner, slot->value, owner->start_ns);
     }
+    return 0;
 }
 
 /* FastAPI keeps the prefix of an included router in a context beside the
@@ -161,7 +169,9 @@ find_slot(struct lg_routes *routes, PyObject *route, PyObject *context,
     }
 }
 
-/* New reference to a str, or NULL with nothing raised. */
+/* New reference to a str, or NULL. The namer's own failure is not raised; what
+ * ends a program is: a signal handler may raise KeyboardInterrupt or SystemExit
+ * in any Python code, so also in this. */
 static PyObject *
 ask_namer(struct lg_agent *agent, struct lg_owner *owner, PyObject *route, PyObject *scope)
 {
@@ -177,12 +187,14 @@ ask_namer(struct lg_agent *agent, struct lg_owner *owner, PyObject *route, PyObj
                            : PyList_GetItem(routes->prefixes, (Py_ssize_t)owner->mount);
     PyObject *text = NULL;
     if (prefix != NULL) {
+        Py_INCREF(prefix);              /* the table may go meanwhile */
         text = PyObject_CallFunctionObjArgs(routes->namer, route, scope, prefix, NULL);
+        Py_DECREF(prefix);
     }
     if (text != NULL && !PyUnicode_Check(text)) {
         Py_CLEAR(text);
     }
-    if (PyErr_Occurred()) {
+    if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_Exception)) {
         PyErr_Clear();                  /* its failure must not be the application's */
         lg_agent_feature(agent, LG_FEATURE_ROUTES, false, "the route namer failed");
     }
@@ -233,13 +245,18 @@ lg_route_name_at_end(struct lg_agent *agent, struct lg_owner *owner, PyObject *s
     /* Starlette leaves the mount there when nothing in it matched. */
     bool in_mount = owner->mount != 0 &&
                     (route == NULL || route == Py_None || PyObject_HasAttrString(route, "routes"));
+    if (!lg_owner_is_current(owner)) {
+        in_mount = false;               /* stopped while `routes` was looked for */
+        route = NULL;
+    }
     if (in_mount && owner->status != 404) {
         name_as_mount(agent, owner);
     }
-    else if (!in_mount && route != NULL && route != Py_None) {
-        name_from_route(agent, owner, route, scope, false);
+    else if (!in_mount && route != NULL && route != Py_None &&
+             name_from_route(agent, owner, route, scope, false) < 0) {
+        raise_soon();
     }
-    if (owner->endpoint < 0) {
+    if (owner->endpoint < 0 && lg_owner_is_current(owner)) {
         /* A router looked and found nothing; or nobody routes here at all. */
         bool routed = PyDict_GetItemWithError(scope, agent->names->router) != NULL ||
                       PyDict_GetItemWithError(scope, agent->names->endpoint) != NULL;
@@ -247,6 +264,16 @@ lg_route_name_at_end(struct lg_agent *agent, struct lg_owner *owner, PyObject *s
     }
     PyErr_Clear();
     lg_pending_restore(&pending);
+}
+
+/* The application has already returned: what ends the program is raised anew in
+ * the code that runs next. */
+static void
+raise_soon(void)
+{
+    PyObject *type = PyErr_Occurred();  /* borrowed */
+    (void)PyThreadState_SetAsyncExc(PyThread_get_thread_ident(), type);
+    PyErr_Clear();
 }
 
 /* Static files, an application of another framework: known by its mount. */
