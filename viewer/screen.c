@@ -713,7 +713,7 @@ open_row(struct lg_screen *s)
         if (lg_top_detail(s->top, s->worker, &s->view, &s->key, LG_BANDS_COARSE, s->order, &d) &&
             list->at < d->stack_count) {
             char title[LG_NAME_MAX];
-            lg_screen_open_stack(s, d->stacks[list->at].stack,
+            lg_screen_open_stack(s, lg_screen_weighted(&d->stacks[list->at]),
                                  lg_screen_key_text(&s->key, 0, title, sizeof(title)));
             go(s, LG_PAGE_STACK);
         }

@@ -237,6 +237,7 @@ draw_stacks(struct lg_screen *s, int row, int end, const struct lg_detail *d)
     size_t first = list->at > 2 ? list->at - 2 : 0;
     for (size_t i = first; i < d->stack_count && row < end; i++) {
         const struct lg_weighted_stack *w = &d->stacks[i];
+        const struct lg_stack_view *stack = lg_screen_weighted(w);
         bool selected = i == list->at;
         snprintf(text, sizeof(text), "%7s  %3.0f%%  %4" PRIu64 "x",
                  lg_format_duration(w->total_ns, time, sizeof(time)), w->share * 100, w->count);
@@ -247,11 +248,11 @@ draw_stacks(struct lg_screen *s, int row, int end, const struct lg_detail *d)
                                   lg_format_duration(w->max_ns, max, sizeof(max)),
                                   lg_format_age(w->last_age_ns, age, sizeof(age)));
         }
-        if (w->stack->moving) {
+        if (stack->moving) {
             at = lg_canvas_put(c, row, at + 2, LG_STYLE_DIM, "moving");
         }
         if (selected) {
-            const struct lg_stack_frame *user = lg_stack_user_frame(w->stack);
+            const struct lg_stack_frame *user = lg_stack_user_frame(stack);
             if (user != NULL) {
                 snprintf(s->copy, sizeof(s->copy), "%.400s:%u", user->file, user->line);
             }
@@ -260,13 +261,13 @@ draw_stacks(struct lg_screen *s, int row, int end, const struct lg_detail *d)
             int room = end - row - (wide ? 1 : 0) - others;
             room = room < 1 ? 1 : room;
             int from = wide ? 8 : 23;
-            int lines = lg_screen_frames(s, wide ? row + 1 : row, from, room, 0, -1, w->stack);
+            int lines = lg_screen_frames(s, wide ? row + 1 : row, from, room, 0, -1, stack);
             lines = lines < 1 ? 1 : lines > room ? room : lines;
             row += (wide ? 1 : 0) + lines;
             continue;
         }
-        const struct lg_stack_frame *inner = w->stack->depth > 0 ? &w->stack->frame[0] : NULL;
-        const struct lg_stack_frame *user = lg_stack_user_frame(w->stack);
+        const struct lg_stack_frame *inner = stack->depth > 0 ? &stack->frame[0] : NULL;
+        const struct lg_stack_frame *user = lg_stack_user_frame(stack);
         lg_screen_frame_text(inner, frame, sizeof(frame));
         snprintf(text, sizeof(text), "%s", frame[0] != '\0' ? frame : "(no stack)");
         int after = lg_canvas_field(c, row, wide ? at + 3 : 23,
@@ -355,6 +356,7 @@ short_stacks(struct lg_screen *s, int row, int column, int end, const struct lg_
     int room = c->columns - column - 16;
     for (size_t i = 0; i < d->stack_count && row < end; i++) {
         const struct lg_weighted_stack *w = &d->stacks[i];
+        const struct lg_stack_view *stack = lg_screen_weighted(w);
         lg_canvas_printf(c, row, column, LG_STYLE_NORMAL, "%6s %3.0f%% %" PRIu64 "x",
                          lg_format_duration(w->total_ns, time, sizeof(time)), w->share * 100,
                          w->count);
@@ -363,8 +365,8 @@ short_stacks(struct lg_screen *s, int row, int column, int end, const struct lg_
         int lines = i > 0 ? 1 : end - row - (others > 3 ? 3 : others);
         lines = lines < 1 ? 1 : lines;
         int drawn = 0;
-        for (uint32_t k = 0; k < w->stack->depth && drawn < lines && row < end; k++) {
-            const struct lg_stack_frame *f = &w->stack->frame[k];
+        for (uint32_t k = 0; k < stack->depth && drawn < lines && row < end; k++) {
+            const struct lg_stack_frame *f = &stack->frame[k];
             if (k > 0 && f->origin != LG_ORIGIN_USER) {
                 continue;
             }

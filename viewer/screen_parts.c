@@ -822,6 +822,13 @@ lg_screen_frames(struct lg_screen *s, int row, int column, int rows, int skip, i
     return line;
 }
 
+const struct lg_stack_view *
+lg_screen_weighted(const struct lg_weighted_stack *weighted)
+{
+    static const struct lg_stack_view none;
+    return weighted->stack != NULL ? weighted->stack : &none;
+}
+
 char *
 lg_screen_frame_place(const struct lg_screen *s, const struct lg_stack_view *stack, int line,
                       char *out, size_t size)

@@ -193,6 +193,8 @@ void lg_screen_timeline(struct lg_screen *s, int row, int column, int width, int
  * how many lines there are in all. */
 int lg_screen_frames(struct lg_screen *s, int row, int column, int rows, int skip, int at,
                      const struct lg_stack_view *stack);
+/* Blocks without a stack have one without frames. */
+const struct lg_stack_view *lg_screen_weighted(const struct lg_weighted_stack *weighted);
 /* "path:line" of the frame on that line; "" when it is a fold. */
 char *lg_screen_frame_place(const struct lg_screen *s, const struct lg_stack_view *stack, int line,
                             char *out, size_t size);

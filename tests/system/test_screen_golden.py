@@ -117,3 +117,11 @@ def test_screens_of_all_workers(play: Callable, picture: Callable, keys: str, na
     play("other", name="41208")
     text = picture(keys, 140, 40, "--file=41207", "--file=41208", file=None)
     compare(text, f"{name}-140x40")
+
+
+def test_blocks_without_a_stack_have_a_detail(play: Callable, picture: Callable) -> None:
+    """GC pauses end before anybody looks: there is nothing to show but their time."""
+    play("frozen")
+    text = picture("4/health<Enter><Enter><Enter>", 140, 40)
+    assert "no stack was taken" in text
+    compare(picture("4/health<Enter><Enter>", 140, 40), "detail-without-stack-140x40")
