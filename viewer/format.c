@@ -54,7 +54,7 @@ duration(uint64_t ns, const char *gap, char *out, size_t size)
     else if (ns < 500) {
         snprintf(out, size, "<1%sus", gap);
     }
-    else if (rounded(ns, LG_NS_PER_US) < 10) {
+    else if (rounded(ns, LG_NS_PER_US) < 100) {
         snprintf(out, size, "%" PRIu64 "%sus", rounded(ns, LG_NS_PER_US), gap);
     }
     else if (rounded(ns, 10 * LG_NS_PER_US) < 1000) {
@@ -81,7 +81,7 @@ duration(uint64_t ns, const char *gap, char *out, size_t size)
         snprintf(out, size, "%" PRIu64 "m%02" PRIu64 "s", n / 60, n % 60);
     }
     else if (ns / LG_NS_PER_S < 100 * 3600) {
-        uint64_t n = ns / LG_NS_PER_S / 60;
+        uint64_t n = rounded(ns, LG_NS_PER_S) / 60;
         snprintf(out, size, "%" PRIu64 "h%02" PRIu64 "m", n / 60, n % 60);
     }
     else {

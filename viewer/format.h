@@ -14,7 +14,7 @@
 
 #define LG_TEXT 32                      /* enough for every number made here */
 
-/* "7us" "0.42ms" "4.10ms" "41.0ms" "812ms" "1.27s" "63.0s" "12m05s" "3h02m";
+/* "42us" "0.42ms" "4.10ms" "41.0ms" "812ms" "1.27s" "63.0s" "12m05s" "3h02m";
  * 0 is "0", LG_NONE "-". */
 char *lg_format_duration(uint64_t ns, char *out, size_t size);
 /* With a space before the unit: "1.27 s". */
