@@ -116,19 +116,26 @@ draw_lines_140(struct lg_screen *s, const struct lg_detail *d)
                               (int)s->view.window + 1, lg_window_text(s->view.window),
                               lg_format_count(f->requests, a, sizeof(a)),
                               lg_format_rate(f->requests_per_s, b, sizeof(b)));
-    lg_canvas_printf(
-        canvas, 1, at, LG_STYLE_NORMAL,
-        "   steps %s   blocks %s (>%sms)   blocked %s (%s)   open %" PRIu64,
+    at = lg_canvas_printf(
+        canvas, 1, at, LG_STYLE_NORMAL, "   steps %s   blocks %s (>%sms)   blocked %s (%s)",
         lg_format_count(f->steps, a, sizeof(a)), lg_format_count(f->blocks, b, sizeof(b)),
         lg_format_ms(d->row.threshold_ns, c, sizeof(c)),
         lg_format_duration(f->blocked_ns, e, sizeof(e)),
-        lg_format_share(f->loop_share, g, sizeof(g)), d->row.open == LG_NONE ? 0 : d->row.open);
+        lg_format_share(f->loop_share, g, sizeof(g)));
     char text[LG_LINE_MAX];
     snprintf(text, sizeof(text), "first seen %s   last %s ago",
              lg_format_clock(first == LG_NONE || first > now ? 0 : now - first, now, false, a,
                              sizeof(a)),
              lg_format_age(d->row.last_seen_ns, b, sizeof(b)));
-    lg_canvas_right(canvas, 1, canvas->columns - 1, LG_STYLE_NORMAL, text);
+    /* Large numbers leave room for less: the times go last, the open first. */
+    int room = canvas->columns - 3 - (int)strlen(text) - at;
+    if (room >= 0) {
+        lg_canvas_right(canvas, 1, canvas->columns - 1, LG_STYLE_NORMAL, text);
+    }
+    snprintf(text, sizeof(text), "   open %s", lg_format_count(d->row.open, c, sizeof(c)));
+    if (room >= (int)strlen(text)) {
+        lg_canvas_put(canvas, 1, at, LG_STYLE_NORMAL, text);
+    }
     at = lg_canvas_printf(
         canvas, 2, 1, LG_STYLE_NORMAL, "per step   p50 %s   p90 %s   p99 %s   p99.9 %s   max %s",
         lg_screen_us_text(q->p50_us, a, sizeof(a)), lg_screen_us_text(q->p90_us, b, sizeof(b)),
