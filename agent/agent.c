@@ -30,6 +30,7 @@
 static bool begin_change(struct lg_agent *agent, bool wait);
 static bool wake(struct lg_agent *agent);
 static int find_asyncio(struct lg_agent *agent);
+static void end_with_multiprocessing(struct lg_agent *agent);
 static int open_segment(struct lg_agent *agent);
 static void open_features(struct lg_agent *agent);
 static void close_all(struct lg_agent *agent, bool keep);
@@ -134,6 +135,7 @@ wake(struct lg_agent *agent)
     }
     agent->epoch++;
     open_features(agent);
+    end_with_multiprocessing(agent);
     agent->state = LG_AGENT_AWAKE;
     return true;
 }
@@ -158,6 +160,27 @@ find_asyncio(struct lg_agent *agent)
                    agent->get_running_loop == NULL
                ? -1
                : 0;
+}
+
+/* Its forked children end by os._exit() after its own finalizers: without this
+ * a clean end would look like a crash. */
+static void
+end_with_multiprocessing(struct lg_agent *agent)
+{
+    if (agent->finalizer_pid == getpid()) {
+        return;
+    }
+    PyObject *name = PyUnicode_FromString("multiprocessing.util");
+    PyObject *util = name != NULL ? PyImport_GetModule(name) : NULL;
+    if (util != NULL) {
+        PyObject *done = PyObject_CallMethod(util, "Finalize", "OO()Oi", Py_None, agent->at_exit,
+                                             Py_None, -100);
+        Py_XDECREF(done);
+        agent->finalizer_pid = getpid();
+    }
+    PyErr_Clear();
+    Py_XDECREF(util);
+    Py_XDECREF(name);
 }
 
 static int
@@ -293,9 +316,10 @@ threshold_set(struct lg_agent *agent, enum lg_endpoint_kind kind, enum lg_method
     const char *verb = kind == LG_KIND_REQUEST || kind == LG_KIND_WEBSOCKET
                            ? method_names[method]
                            : "";
-    PyObject *key = verb[0] != '\0'
-                        ? PyUnicode_FromFormat("%s %.*s", verb, (int)length, name)
-                        : PyUnicode_FromStringAndSize(name, (Py_ssize_t)length);
+    /* "%.*s" came to PyUnicode_FromFormat() with 3.12 only. */
+    PyObject *text = PyUnicode_FromStringAndSize(name, (Py_ssize_t)length);
+    PyObject *key = text == NULL || verb[0] == '\0' ? Py_XNewRef(text)
+                                                    : PyUnicode_FromFormat("%s %U", verb, text);
     PyObject *value =
         key != NULL ? PyDict_GetItemWithError(agent->endpoint_thresholds, key) : NULL;
     uint64_t ns = value != NULL ? PyLong_AsUnsignedLongLong(value) : 0;
@@ -303,6 +327,7 @@ threshold_set(struct lg_agent *agent, enum lg_endpoint_kind kind, enum lg_method
         ns = 0;
     }
     Py_XDECREF(key);
+    Py_XDECREF(text);
     PyErr_Clear();
     lg_pending_restore(&pending);
     return ns;
@@ -440,7 +465,9 @@ lg_agent_forked(struct lg_agent *agent)
     lg_calls_attach(NULL);
     for (int i = 0; i < LG_LOOPS; i++) {
         struct lg_loop *loop = &agent->loops[i];
-        lg_meter_close(&loop->meter);
+        if (loop->used == LG_LOOP_USED) {
+            lg_meter_close(&loop->meter);       /* a slot never used has descriptor 0 */
+        }
         free(loop->notes.slot);
         lg_threshold_close(loop->threshold);
         /* The weak references and the rest belong to the interpreter, which

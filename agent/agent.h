@@ -95,6 +95,8 @@ struct lg_agent {
     struct lg_watchdog *watchdog;
     struct lg_pool_room *pool;
     PyObject *gc_callback;              /* what stands in gc.callbacks, or NULL */
+    PyObject *at_exit;                  /* what atexit calls */
+    pid_t finalizer_pid;                /* where multiprocessing calls it too */
     PyObject *all_tasks;                /* set of weak references, or NULL */
     uint64_t gc_start_ns;               /* of the collection under way */
     uint64_t gc_start_cpu_ns;           /* 0 = not read */

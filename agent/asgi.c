@@ -114,6 +114,8 @@ open_request(struct asgi *self, PyObject *const *args, PyObject *type)
         owner->method = LG_METHOD_WS;
     }
     else {
+        /* A process may live through several, one after the other. */
+        lg_store32_release(&agent->rec.seg.header->state, LG_STATE_RUNNING);
         int endpoint = lg_agent_endpoint(agent, LG_KIND_LIFESPAN, LG_METHOD_NONE, "(lifespan)",
                                          10, owner->start_ns);
         if (endpoint >= 0) {

@@ -336,7 +336,7 @@ lg_charge_iteration(struct lg_loop *loop, uint64_t now_ns)
     }
     lg_add_single(&e->sum_lag_ns, busy);
     loop->iteration++;
-    lg_store_relaxed(&e->iterations, loop->iteration);
+    lg_store_relaxed(&e->iterations, loop->iteration - loop->first_iteration);
     (void)lg_hist_add(loop->lag_hist, busy);
     lg_record_loop_busy(&agent->rec, loop->index, loop->awake_ns, now_ns);
     /* Many short ones together: no single stall explains half of it. */

@@ -42,7 +42,7 @@ static int descriptor_of(PyObject *py_loop, enum lg_loop_kind kind);
 static int wakeup_descriptor(PyObject *py_loop);
 static void poll_enter(struct lg_calls *calls, uint64_t now_ns);
 static void poll_leave(struct lg_calls *calls, uint64_t now_ns, int n_events);
-static bool has_begun_anew(struct lg_loop *loop);
+static void wake_up(struct lg_loop *loop, uint64_t now_ns);
 static void slow_call(struct lg_calls *calls, const struct lg_call *call);
 
 /* ---- becoming known ---------------------------------------------------- */
@@ -113,7 +113,12 @@ register_loop(struct lg_agent *agent, struct facts *facts)
     }
     uint64_t now = lg_now_ns();
     uint32_t index = (uint32_t)(loop - agent->loops);
+    uint64_t step_number = loop->step_number;
+    uint64_t iteration = loop->iteration;
     memset(loop, 0, offsetof(struct lg_loop, notes));
+    loop->step_number = step_number;
+    loop->iteration = iteration;
+    loop->first_iteration = iteration;
     if (loop->notes.slot == NULL) {
         loop->notes.slot = calloc(LG_NOTES, sizeof(*loop->notes.slot));
     }
@@ -409,11 +414,7 @@ lg_loop_poll_enter(struct lg_loop *loop, uint64_t now_ns)
     if (loop->used != LG_LOOP_USED || !lg_loop_runs(loop)) {
         return;                         /* stopped, or another loop on the same descriptor */
     }
-    if (has_begun_anew(loop)) {
-        loop->awake_ns = 0;             /* what the thread did outside is not the loop's */
-        loop->edge_ns = now_ns;
-    }
-    if (loop->awake_ns != 0) {
+    if (loop->awake_ns != 0 && !lg_loop_begun_anew(loop, now_ns)) {
         lg_charge_iteration(loop, now_ns);
     }
     loop->awake_ns = 0;
@@ -421,11 +422,10 @@ lg_loop_poll_enter(struct lg_loop *loop, uint64_t now_ns)
     lg_store_relaxed(&loop->entry->awake_since_ns, 0);
 }
 
-/* Was run_forever() left and entered since the last poll? Its hook is a new
- * object then; one that lies at the old one's address is told by the watchdog,
- * who saw the thread without. */
-static bool
-has_begun_anew(struct lg_loop *loop)
+/* The hook is a new object then; one that lies at the old one's address is told
+ * by the watchdog, who saw the thread without. */
+bool
+lg_loop_begun_anew(struct lg_loop *loop, uint64_t now_ns)
 {
     uint64_t hook = loop->hook == 0 ? 0 : (uintptr_t)loop->tstate->async_gen_firstiter;
     if (hook == loop->hook && !lg_load32_relaxed(&loop->left)) {
@@ -433,15 +433,21 @@ has_begun_anew(struct lg_loop *loop)
     }
     lg_store_relaxed(&loop->hook, hook);
     lg_store32_relaxed(&loop->left, 0);
+    wake_up(loop, now_ns);
     return true;
 }
 
 void
 lg_loop_poll_leave(struct lg_loop *loop, uint64_t now_ns)
 {
-    if (loop->used != LG_LOOP_USED || !lg_loop_runs(loop)) {
-        return;
+    if (loop->used == LG_LOOP_USED && lg_loop_runs(loop)) {
+        wake_up(loop, now_ns);
     }
+}
+
+static void
+wake_up(struct lg_loop *loop, uint64_t now_ns)
+{
     loop->awake_sums = lg_loop_sums(loop);
     loop->edge_sums = loop->awake_sums;
     loop->awake_gc_ns = loop->gc_ns;

@@ -71,7 +71,7 @@ struct lg_loop {
     /* The running step; loop thread, GIL. */
     struct lg_owner *running;
     uint64_t step_start_ns;
-    uint64_t step_number;
+    uint64_t step_number;               /* never twice in a slot: stalls are known by it */
     uint64_t excluded_ns;               /* time of nested steps of other owners */
     struct lg_sums step_sums;           /* blocking sums when it began */
     uint64_t step_gc_ns;                /* gc_ns when it began */
@@ -84,7 +84,8 @@ struct lg_loop {
     struct lg_sums edge_sums;
     uint64_t awake_gc_ns;
     uint64_t edge_gc_ns;
-    uint64_t iteration;
+    uint64_t iteration;                 /* goes on with the next loop in this slot: see step_number */
+    uint64_t first_iteration;
     uint64_t longest_in_iteration_ns;   /* longest step or gap told already */
     uint64_t gap_threshold_ns;          /* untracked time above it is told */
     struct lg_meter meter;              /* CPU clock, last reading */
@@ -168,6 +169,10 @@ lg_loop_busy(struct lg_loop *loop, uint64_t ns)
         lg_meter_read(&loop->meter);
     }
 }
+
+/* On the loop thread: true when run_forever() was left and entered since the
+ * last edge. What the thread did outside is not the loop's: it wakes now. */
+bool lg_loop_begun_anew(struct lg_loop *loop, uint64_t now_ns);
 
 /* The edges of its poll, on the loop thread; the hooks call these, or select.c. */
 void lg_loop_poll_enter(struct lg_loop *loop, uint64_t now_ns);

@@ -209,12 +209,11 @@ static int
 register_at_exit(PyObject *module)
 {
     PyObject *atexit = PyImport_ImportModule("atexit");
-    PyObject *function = PyObject_GetAttrString(module, "_at_exit");
-    PyObject *done = atexit != NULL && function != NULL
-                         ? PyObject_CallMethod(atexit, "register", "O", function)
+    agent.at_exit = PyObject_GetAttrString(module, "_at_exit");
+    PyObject *done = atexit != NULL && agent.at_exit != NULL
+                         ? PyObject_CallMethod(atexit, "register", "O", agent.at_exit)
                          : NULL;
     Py_XDECREF(atexit);
-    Py_XDECREF(function);
     Py_XDECREF(done);
     return done == NULL ? -1 : 0;
 }

@@ -149,7 +149,9 @@ enter(struct timed *self, struct running *r)
     uint64_t now = lg_now_ns();
     if (r->outer == NULL) {
         if (now - loop->edge_ns > loop->gap_threshold_ns) {
-            lg_charge_gap(loop, now);
+            if (!lg_loop_begun_anew(loop, now)) {
+                lg_charge_gap(loop, now);
+            }
         }
         else if (loop->edge_ns != 0) {
             loop->meter.unread_ns += now - loop->edge_ns;

@@ -43,7 +43,8 @@ static bool is_ours(struct lg_agent *agent, PyObject *factory);
 void
 lg_task_install(struct lg_agent *agent, PyObject *py_loop)
 {
-    if (!agent->settings.config.task_factory || py_loop == NULL) {
+    if (!agent->settings.config.task_factory) {
+        lg_agent_feature(agent, LG_FEATURE_TASKS, false, "switched off: option task_factory");
         return;
     }
     struct lg_pending pending;
