@@ -111,11 +111,16 @@ def run_demo(*options: str) -> subprocess.CompletedProcess[str]:
 def test_demo_shows_the_report_that_blocks_and_ends_by_itself() -> None:
     done = run_demo()
     assert done.returncode == 0, done.stderr
-    assert re.search(r"BLOCKED +[\d.]+m?s +POST +/reports/\{report_id\}", done.stdout)
+    assert re.search(
+        r"^BLOCKED +[\d.]+ s +POST +/reports/\{report_id\}$", done.stdout, re.MULTILINE
+    )
+    assert "render_pdf" in done.stdout
     assert re.search(r"blocked now: POST /reports/\{report_id\} for \d\.\d\d s", done.stdout)
 
 
 def test_demo_shows_what_the_killed_worker_died_in() -> None:
     done = run_demo("--post-mortem")
     assert done.returncode == 0, done.stderr
-    assert re.search(r"DIED WHILE BLOCKED +[\d.]+m?s +POST +/reports/\{report_id\}", done.stdout)
+    assert re.search(
+        r"^DIED .* while in POST /reports/\{report_id\}, [\d.]+ s into", done.stdout, re.MULTILINE
+    )
