@@ -133,7 +133,7 @@ judge_dead(struct lg_worker *w, struct lg_blocked *out)
             b.torn = true;
             b.at_death = true;
             b.loop = i;
-            b.key = b.key.name != NULL ? b.key : (struct lg_key){LG_KIND_LOOP, 0, ""};
+            b.key = b.key.name != NULL ? b.key : lg_worker_key(w, UINT32_MAX);
         }
         if (b.at_death && (!out->at_death || b.for_ns > out->for_ns)) {
             *out = b;
@@ -262,7 +262,7 @@ describe_block(struct lg_worker *w, uint32_t loop, enum candidate what,
         .kind = what == IN_STEP ? LG_STALL_STEP : LG_STALL_ITERATION,
         .step = what == IN_STEP ? e->step : e->iterations,
         .threshold_ns = what == IN_STEP ? step_threshold(w, e) : iteration_threshold(w, e),
-        .key = {LG_KIND_LOOP, LG_METHOD_NONE, ""},
+        .key = lg_worker_key(w, UINT32_MAX),
         .thread = lg_snapshot_text(w->snap, LG_HI(e->kind_thread_name)),
         .tid = LG_HI(e->request_tid),
         .cause = LG_CAUSE_UNKNOWN,

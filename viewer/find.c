@@ -61,6 +61,7 @@ static int open_source(int fd, const char *path, struct lg_source *out,
 static bool parse_name(const char *entry, struct name *out);
 static uint64_t last_sign(int fd, const struct lg_geometry *geo);
 static void explain_absent(pid_t pid, const char *dir, struct lg_problem *problem);
+static void explain_off(const struct search *s, const char *subject, struct lg_problem *problem);
 static void explain_nothing(struct search *s, const char *dir, struct lg_problem *problem);
 static size_t find_children(pid_t pid, const char *dir, int depth, pid_t *out, size_t room);
 static bool is_python(pid_t pid, const char *comm);
@@ -621,6 +622,23 @@ explain_absent(pid_t pid, const char *dir, struct lg_problem *problem)
     lg_problem_hint(problem, "Try 'loopguard-top --list' to see what can be watched.");
 }
 
+/* The agent left a note: the system's words where the segment could not be
+ * made, otherwise why it is off. */
+static void
+explain_off(const struct search *s, const char *subject, struct lg_problem *problem)
+{
+    const char *reason = s->off_reason;
+    bool failed = strcmp(reason, lg_strerror(LG_ENOTTMPFS)) == 0;
+    for (int code = 1; code < 134 && !failed; code++) {
+        failed = strcmp(reason, lg_strerror(-code)) == 0;
+    }
+    bool more = reason[0] != '\0' && strcmp(reason, "switched off") != 0;
+    lg_problem_set(problem, s->pid, subject, "off", LG_EXIT_NOTHING, "%s%s%s",
+                   failed ? "the agent could not create its segment"
+                          : "the agent is loaded but switched off",
+                   more ? ": " : "", more ? reason : "");
+}
+
 /* The process is there and no segment was found: the most telling reason. */
 static void
 explain_nothing(struct search *s, const char *dir, struct lg_problem *problem)
@@ -633,12 +651,7 @@ explain_nothing(struct search *s, const char *dir, struct lg_problem *problem)
     lg_text_clean(stat.comm, strlen(stat.comm), comm, sizeof(comm));
     snprintf(subject, sizeof(subject), "%d", (int)s->pid);
     if (s->off) {
-        bool plain = s->off_reason[0] == '\0' || contains(s->off_reason, "switched off") ||
-                     contains(s->off_reason, "disable");
-        lg_problem_set(problem, s->pid, subject, "off", LG_EXIT_NOTHING, "%s%s",
-                       plain ? "the agent is loaded but switched off"
-                             : "the agent could not create its segment: ",
-                       plain ? "" : s->off_reason);
+        explain_off(s, subject, problem);
         return;
     }
     size_t count = find_children(s->pid, dir, MAX_DEPTH, children, LG_FOUND_CHILDREN);

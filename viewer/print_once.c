@@ -78,7 +78,8 @@ lg_print_header(const char *program, struct lg_top *top, size_t worker, struct l
     fprintf(out, " Lag    %s %s%s   p50 %s   p90 %s   p99 %s%s   max %s",
             w->post_mortem ? "last" : "now", D(w->lag_now_ns), w->lag_high ? "!" : "",
             U(lag->p50_us), U(lag->p90_us), U(lag->p99_us),
-            lag->source == LG_QUANTILE_TOTAL ? " since start" : "", D(w->max_lag_ns));
+            lag->source == LG_QUANTILE_TOTAL && lag->p50_us != LG_NONE ? " since start" : "",
+            D(w->max_lag_ns));
     if (w->max_lag_real_ns != 0) {
         fprintf(out, " (%s)",
                 lg_format_clock(w->max_lag_real_ns, w->post_mortem ? 0 : top->now_real_ns, false,

@@ -76,14 +76,15 @@ lg_worker_endpoint(const struct lg_worker *w, uint32_t endpoint)
                : NULL;
 }
 
-/* An index that is not there prints as "?17", never as memory. */
+/* An index that is not there prints as "?17", never as memory. UINT32_MAX: no
+ * endpoint at all, the loop itself, by the name that the agent gives it. */
 struct lg_key
 lg_worker_key(struct lg_worker *w, uint32_t endpoint)
 {
     static char bad[1024][8];
     const struct lg_endpoint *e = lg_worker_endpoint(w, endpoint);
     if (endpoint == UINT32_MAX) {
-        return (struct lg_key){LG_KIND_LOOP, LG_METHOD_NONE, ""};
+        return (struct lg_key){LG_KIND_LOOP, LG_METHOD_NONE, "(loop)"};
     }
     if (e == NULL) {
         char *text = bad[endpoint % 1024];

@@ -559,7 +559,7 @@ def shop(now: int | None = None, **fields: object) -> Segment:
     health = seg.endpoint("GET", "/health", open=5, steps_us=[420] * 1000,
                           responses_us=[500] * 1000)
     poll = seg.endpoint("", "poll_queue", kind="task", steps_us=[38_000], blocks=0)
-    seg.endpoint("", "", kind="loop")
+    seg.endpoint("", "(loop)", kind="loop")
     seg.loop(open_requests=9, requests=1792, sum_lag_ns=300 * S, blocked_ns=5_332 * MS, blocks=16,
              last_lag_ns=300 * US, max_lag_ns=1_840 * MS, max_lag_at_ns=seg.now - 12 * S,
              poll_since_ns=seg.now - MS)

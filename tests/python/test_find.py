@@ -120,7 +120,11 @@ def test_parent_of_workers() -> None:
          "the agent could not create its segment: No space left on device"),
         ("switched off", "the agent is loaded but switched off"),
         ("", "the agent is loaded but switched off"),
-        ("bad\x1b[0m", "the agent could not create its segment: bad?[0m"),
+        ("LOOPGUARD_DISABLE is set",
+         "the agent is loaded but switched off: LOOPGUARD_DISABLE is set"),
+        ("the segment's directory is not a tmpfs",
+         "the agent could not create its segment: the segment's directory is not a tmpfs"),
+        ("bad\x1b[0m", "the agent is loaded but switched off: bad?[0m"),
     ],
 )
 def test_agent_without_a_segment_leaves_its_reason(reason: str, text: str) -> None:

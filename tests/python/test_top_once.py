@@ -325,7 +325,7 @@ def test_a_long_iteration_is_blocked_under_the_name_of_the_loop() -> None:
     seg.put(10, 0, "awake_since_ns", NOW - 300 * MS)
     b = look(seg)["blocked_now"]
     assert (b["kind"], b["for_us"], b["endpoint_kind"]) == ("iteration", 300_000, "loop")
-    assert (b["method"], b["route"], b["request_id"]) == (None, None, None)
+    assert (b["method"], b["route"], b["request_id"]) == (None, "(loop)", None)
 
 
 def test_a_long_iteration_that_the_watchdog_sees_has_its_callback() -> None:
@@ -654,11 +654,11 @@ def test_frames_that_are_linked_in_a_ring_end() -> None:
     [
         ("blocked", "/reports/{id}"), ("blocks", "/search"), ("max", "/reports/{id}"),
         ("p99", "/reports/{id}"), ("p50", "poll_queue"), ("rate", "/health"),
-        ("open", "/health"), ("waited", "/reports/{id}"), ("total", "/search"), ("name", None),
+        ("open", "/health"), ("waited", "/reports/{id}"), ("total", "/search"), ("name", "(loop)"),
         ("busy", "/reports/{id}"), ("p90", "/reports/{id}"),
     ],
 )
-def test_rows_are_sorted_by_every_key(key: str, first: str | None) -> None:
+def test_rows_are_sorted_by_every_key(key: str, first: str) -> None:
     w = look(sw.shop(now=NOW), "-w", "total", "--sort", key)
     assert w["endpoints"][0]["route"] == first
 
