@@ -26,8 +26,7 @@ static uint64_t step_threshold(const struct lg_worker *w, const struct lg_loop_e
 static uint64_t iteration_threshold(const struct lg_worker *w, const struct lg_loop_entry *e);
 static const struct lg_stall *stall_of(struct lg_worker *w, uint32_t loop,
                                        const struct lg_loop_entry *e);
-static bool stays(struct lg_worker *w, uint32_t loop, enum candidate what,
-                  struct lg_loop_entry *e);
+static bool stays(struct lg_worker *w, uint32_t loop, enum candidate what, struct lg_loop_entry *e);
 static void remember(struct lg_worker *w, uint32_t loop, const struct lg_loop_entry *e);
 static void judge_live(struct lg_worker *w, struct lg_blocked *out);
 static void judge_dead(struct lg_worker *w, struct lg_blocked *out);
@@ -72,8 +71,7 @@ lg_worker_judge(struct lg_top *top, struct lg_worker *w, size_t index)
     else if (w->state == LG_WORKER_STALE) {
         set_banner(w, index, 1, LG_BANNER_NO_HEARTBEAT, w->heartbeat_age_ns);
     }
-    else if (last_ended(w, b, &ended_ns) &&
-             lg_less(w->private->base_ns, ended_ns) < LG_ENDED_NS) {
+    else if (last_ended(w, b, &ended_ns) && lg_less(w->private->base_ns, ended_ns) < LG_ENDED_NS) {
         set_banner(w, index, b->step, LG_BANNER_ENDED, b->for_ns);
     }
     else {
@@ -224,8 +222,7 @@ stays(struct lg_worker *w, uint32_t loop, enum candidate what, struct lg_loop_en
         return true;
     }
     struct timespec pause = {.tv_nsec = (long)APART_NS};
-    while (nanosleep(&pause, &pause) != 0) {
-    }
+    while (nanosleep(&pause, &pause) != 0) {}
     if (!lg_snapshot_reread_loop(w->snap, loop, &again)) {
         return false;
     }
@@ -251,8 +248,7 @@ remember(struct lg_worker *w, uint32_t loop, const struct lg_loop_entry *e)
 
 static void
 describe_block(struct lg_worker *w, uint32_t loop, enum candidate what,
-               const struct lg_loop_entry *e, const struct lg_stall *stall,
-               struct lg_blocked *out)
+               const struct lg_loop_entry *e, const struct lg_stall *stall, struct lg_blocked *out)
 {
     uint64_t now = w->private->base_ns;
     bool in_step = LG_LOOP_STATE(e->state) == LG_LOOP_STEP;

@@ -88,8 +88,7 @@ lg_deltas_tick(struct lg_deltas *deltas, uint64_t now_ns)
         const struct tick *lost = &deltas->tick[deltas->ticks % TICKS];
         deltas->start_ns = lost->end_ns > deltas->start_ns ? lost->end_ns : deltas->start_ns;
     }
-    deltas->tick[deltas->ticks++ % TICKS] =
-        (struct tick){.end_ns = now_ns, .end = deltas->added};
+    deltas->tick[deltas->ticks++ % TICKS] = (struct tick){.end_ns = now_ns, .end = deltas->added};
     forget_overwritten(deltas);
 }
 

@@ -175,8 +175,7 @@ write_endpoint(struct lg_json *json, struct lg_worker *w, uint32_t index)
     lg_json_u64(json, "endpoint", index);
     lg_json_string(json, "endpoint_kind", there ? lg_format_kind(LG_KEY_KIND(key)) : NULL);
     lg_json_text_or_null(json, "method", there ? lg_format_method(LG_KEY_METHOD(key)) : NULL);
-    lg_json_text_or_null(json, "route",
-                         there ? lg_snapshot_text(w->snap, LG_KEY_NAME(key)) : NULL);
+    lg_json_text_or_null(json, "route", there ? lg_snapshot_text(w->snap, LG_KEY_NAME(key)) : NULL);
 }
 
 static void
@@ -404,8 +403,8 @@ static const char *
 record_text(uint32_t kind)
 {
     switch (kind) {
-#define LG_X(name, number, text)                                                          \
-    case number:                                                                          \
+#define LG_X(name, number, text) \
+    case number: \
         return text;
         LG_RECORDS(LG_X)
 #undef LG_X

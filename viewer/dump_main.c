@@ -129,8 +129,7 @@ write_beside(const struct lg_options *options, struct lg_top *top)
     good = good && rename(beside, options->output) == 0;
     if (!good) {
         int err = errno;
-        fprintf(stderr, PROGRAM ": %s: %s; nothing was replaced\n", options->output,
-                strerror(err));
+        fprintf(stderr, PROGRAM ": %s: %s; nothing was replaced\n", options->output, strerror(err));
         if (made) {
             unlink(beside);
         }

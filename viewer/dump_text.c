@@ -51,8 +51,9 @@ write_process(const struct lg_worker *w, FILE *out)
     const struct lg_config_info *c = &w->snap->source.geo.config;
     char text[1024];
     char when[LG_TEXT];
-    fprintf(out, " Pid    %u   parent %u   user %u   slot %u   started %s\n", p->pid, p->ppid, p->uid,
-            p->worker_slot, lg_format_clock(p->start_real_ns, 1, false, when, sizeof(when)));
+    fprintf(out, " Pid    %u   parent %u   user %u   slot %u   started %s\n", p->pid, p->ppid,
+            p->uid, p->worker_slot,
+            lg_format_clock(p->start_real_ns, 1, false, when, sizeof(when)));
     lg_text_clean(p->exe, sizeof(p->exe), text, sizeof(text));
     fprintf(out, " Exe    %s\n", text);
     lg_text_clean(p->argv, sizeof(p->argv), text, sizeof(text));
@@ -89,8 +90,8 @@ write_stacks(struct lg_top *top, FILE *out)
         char name[512];
         for (size_t k = 0; k < d->stack_count; k++) {
             const struct lg_weighted_stack *s = &d->stacks[k];
-            fprintf(out, "%s %8s  %3sx  max %s  %s\n", any ? "\n" : "", D(s->total_ns),
-                    C(s->count), D(s->max_ns), lg_print_prose(&rows[i].key, name, sizeof(name)));
+            fprintf(out, "%s %8s  %3sx  max %s  %s\n", any ? "\n" : "", D(s->total_ns), C(s->count),
+                    D(s->max_ns), lg_print_prose(&rows[i].key, name, sizeof(name)));
             if (s->stack != NULL) {
                 lg_print_stack(s->stack, "     ", false, out);
             }
@@ -120,8 +121,7 @@ write_loops(struct lg_top *top, FILE *out)
                 l->closed ? "  (closed)" : "", C(l->iterations), C(l->steps), C(t->requests),
                 D(t->busy_ns), C(t->blocks), D(t->blocked_ns), D(l->max_lag_ns));
         for (uint32_t c = 0; c < LG_CAUSE_COUNT; c++) {
-            fprintf(out, "%s%s %s", c == 0 ? "    " : "   ", lg_format_cause(c),
-                    D(l->parts_ns[c]));
+            fprintf(out, "%s%s %s", c == 0 ? "    " : "   ", lg_format_cause(c), D(l->parts_ns[c]));
         }
         fputc('\n', out);
     }
@@ -137,11 +137,12 @@ write_pool(const struct lg_worker *w, FILE *out)
     if (!p->seen) {
         return;
     }
-    fprintf(out,
-            "\n== Thread pool\n limit %s   busy %s   waiting %s   most at once %s   full %s times   "
-            "done %s of %s   waited %s in all, longest %s\n",
-            C(p->limit), C(p->busy), C(p->waiting), C(p->high_water), C(p->times_full),
-            C(p->finished), C(p->submitted), D(p->wait_sum_ns), D(p->wait_max_ns));
+    fprintf(
+        out,
+        "\n== Thread pool\n limit %s   busy %s   waiting %s   most at once %s   full %s times   "
+        "done %s of %s   waited %s in all, longest %s\n",
+        C(p->limit), C(p->busy), C(p->waiting), C(p->high_water), C(p->times_full), C(p->finished),
+        C(p->submitted), D(p->wait_sum_ns), D(p->wait_max_ns));
     for (size_t i = 0; i < p->stuck_count; i++) {
         char name[512];
         fprintf(out, " stuck for %s: thread %u in %s\n", D(p->stuck[i].for_ns), p->stuck[i].tid,
@@ -161,9 +162,9 @@ write_agent(const struct lg_worker *w, FILE *out)
     if ((w->snap->missing & 1u << LG_SEC_SELF) != 0) {
         return;
     }
-#define LG_X(field, what)                                                                 \
-    if (s->field != 0) {                                                                  \
-        fprintf(out, " %-16s %14s   %s\n", #field, C(s->field), what);                    \
+#define LG_X(field, what) \
+    if (s->field != 0) { \
+        fprintf(out, " %-16s %14s   %s\n", #field, C(s->field), what); \
     }
     LG_SELF_COUNTERS(LG_X)
 #undef LG_X
@@ -190,8 +191,8 @@ const char *
 lg_dump_section(uint32_t kind)
 {
     switch (kind) {
-#define LG_X(name, number, type, count, what)                                             \
-    case number:                                                                          \
+#define LG_X(name, number, type, count, what) \
+    case number: \
         return #name;
         LG_SECTIONS(LG_X)
 #undef LG_X

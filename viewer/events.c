@@ -146,7 +146,7 @@ static bool
 is_framework(const char *short_file)
 {
     static const char *const names[] = {
-        "fastapi/", "starlette/", "uvicorn/", "asyncio/", "uvloop/",  "hypercorn/",
+        "fastapi/", "starlette/", "uvicorn/", "asyncio/", "uvloop/",   "hypercorn/",
         "granian/", "litestar/",  "quart/",   "anyio/",   "gunicorn/", "loopguard/",
     };
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
@@ -282,8 +282,8 @@ lg_event_of(struct lg_top *top, size_t worker, const struct lg_stall *stall, boo
     if (out->ongoing) {
         out->waited_requests = LG_NONE;
         /* It has lasted at least until now, when it is what we see. */
-        if (lg_worker_in_block(w) && w->blocked.loop == out->loop &&
-            w->blocked.kind == out->kind && w->blocked.step == stall->step) {
+        if (lg_worker_in_block(w) && w->blocked.loop == out->loop && w->blocked.kind == out->kind &&
+            w->blocked.step == stall->step) {
             out->duration_ns = w->blocked.for_ns;
         }
     }

@@ -56,8 +56,8 @@ static int try_file(struct search *s, int dir_fd, const char *entry, const char 
                     struct lg_source *out);
 static bool right_file(const struct search *s, const struct stat *st);
 static int find_ended(pid_t pid, const char *dir, struct lg_source *out);
-static int open_source(int fd, const char *path, struct lg_source *out,
-                       struct lg_problem *problem, pid_t pid, const char *subject);
+static int open_source(int fd, const char *path, struct lg_source *out, struct lg_problem *problem,
+                       pid_t pid, const char *subject);
 static bool parse_name(const char *entry, struct name *out);
 static uint64_t last_sign(int fd, const struct lg_geometry *geo);
 static void explain_absent(pid_t pid, const char *dir, struct lg_problem *problem);
@@ -184,8 +184,8 @@ lg_find_dir(const char *dir, struct lg_sources *out, struct lg_problems *problem
         }
         snprintf(path, sizeof(path), "%.200s/%.100s", dir, entry->d_name);
         snprintf(subject, sizeof(subject), "%d", (int)name.pid);
-        int fd = openat(dirfd(entries), entry->d_name,
-                        O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+        int fd =
+            openat(dirfd(entries), entry->d_name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
         if (fd < 0) {
             struct stat st;
             int err = -errno;
@@ -409,8 +409,7 @@ search_links(struct search *s, struct lg_source *out)
 /* Opens a candidate and checks that it is this process's. `dir_fd` -1: a link
  * of the proc file system, which has to be followed. */
 static int
-try_file(struct search *s, int dir_fd, const char *entry, const char *path,
-         struct lg_source *out)
+try_file(struct search *s, int dir_fd, const char *entry, const char *path, struct lg_source *out)
 {
     struct stat st;
     struct lg_source source;
@@ -510,8 +509,8 @@ find_ended(pid_t pid, const char *dir, struct lg_source *out)
 
 /* Takes over `fd` on success. Life and label are the caller's. */
 static int
-open_source(int fd, const char *path, struct lg_source *out, struct lg_problem *problem,
-            pid_t pid, const char *subject)
+open_source(int fd, const char *path, struct lg_source *out, struct lg_problem *problem, pid_t pid,
+            const char *subject)
 {
     _Alignas(64) uint8_t page[LG_HEADER_PAGE];
     struct stat st;
@@ -606,8 +605,8 @@ explain_absent(pid_t pid, const char *dir, struct lg_problem *problem)
         (void)lg_proc_read_cmdline(candidate, line, sizeof(line));
         char clean[128];
         lg_text_clean(line, strlen(line), clean, sizeof(clean));
-        at += (size_t)snprintf(guesses + at, sizeof(guesses) - at, "%s%d (%s)",
-                               at > 0 ? ", " : "", (int)candidate, clean);
+        at += (size_t)snprintf(guesses + at, sizeof(guesses) - at, "%s%d (%s)", at > 0 ? ", " : "",
+                               (int)candidate, clean);
     }
     if (proc != NULL) {
         closedir(proc);
@@ -718,8 +717,9 @@ explain_nothing(struct search *s, const char *dir, struct lg_problem *problem)
     }
     lg_problem_set(problem, s->pid, subject, "no_agent", LG_EXIT_NOTHING,
                    "the loopguard agent is not loaded in this process");
-    lg_problem_hint(problem, "Start the worker with the agent (see 'Loading the agent' in "
-                             "loopguard-top(1)), then try again.");
+    lg_problem_hint(problem,
+                    "Start the worker with the agent (see 'Loading the agent' in "
+                    "loopguard-top(1)), then try again.");
 }
 
 /* Descendants that have a segment: a server's supervisor, a shell, an init. */
@@ -904,8 +904,7 @@ pid_here(const struct lg_geometry *geo)
     uint64_t own = 0;
     pid_t found = 0;
     pid_t pid;
-    if (lg_proc_read_ns(0, "pid", &own) != 0 || own == geo->proc.ns_pid ||
-        geo->proc.ns_pid == 0) {
+    if (lg_proc_read_ns(0, "pid", &own) != 0 || own == geo->proc.ns_pid || geo->proc.ns_pid == 0) {
         return (pid_t)geo->proc.pid;
     }
     DIR *proc = opendir("/proc");

@@ -359,9 +359,9 @@ width_of(uint32_t code)
         uint32_t first, last;
         unsigned width;
     } ranges[] = {
-        {0x0300, 0x036f, 0}, {0x1100, 0x115f, 2}, {0x200b, 0x200f, 0},   {0x20d0, 0x20ff, 0},
-        {0x2e80, 0x303e, 2}, {0x3041, 0xa4cf, 2}, {0xac00, 0xd7a3, 2},   {0xf900, 0xfaff, 2},
-        {0xfe00, 0xfe0f, 0}, {0xfe30, 0xfe6f, 2}, {0xff00, 0xff60, 2},   {0xffe0, 0xffe6, 2},
+        {0x0300, 0x036f, 0},   {0x1100, 0x115f, 2},   {0x200b, 0x200f, 0},   {0x20d0, 0x20ff, 0},
+        {0x2e80, 0x303e, 2},   {0x3041, 0xa4cf, 2},   {0xac00, 0xd7a3, 2},   {0xf900, 0xfaff, 2},
+        {0xfe00, 0xfe0f, 0},   {0xfe30, 0xfe6f, 2},   {0xff00, 0xff60, 2},   {0xffe0, 0xffe6, 2},
         {0x1f300, 0x1f64f, 2}, {0x1f680, 0x1f6ff, 2}, {0x1f900, 0x1f9ff, 2}, {0x20000, 0x3fffd, 2},
     };
     for (size_t i = 0; i < sizeof(ranges) / sizeof(ranges[0]); i++) {
@@ -489,8 +489,8 @@ const char *
 lg_format_kind(uint32_t kind)
 {
     switch (kind) {
-#define LG_X(name, number, text)                                                          \
-    case number:                                                                          \
+#define LG_X(name, number, text) \
+    case number: \
         return text;
         LG_ENDPOINT_KINDS(LG_X)
 #undef LG_X
@@ -503,8 +503,8 @@ const char *
 lg_format_method(uint32_t method)
 {
     switch (method) {
-#define LG_X(name, number, text)                                                          \
-    case number:                                                                          \
+#define LG_X(name, number, text) \
+    case number: \
         return text;
         LG_METHODS(LG_X)
 #undef LG_X
@@ -517,8 +517,8 @@ const char *
 lg_format_cause(uint32_t cause)
 {
     switch (cause) {
-#define LG_X(name, number, text)                                                          \
-    case number:                                                                          \
+#define LG_X(name, number, text) \
+    case number: \
         return text;
         LG_CAUSES(LG_X)
 #undef LG_X
@@ -533,8 +533,8 @@ const char *
 lg_format_stall_kind(uint32_t kind)
 {
     switch (kind) {
-#define LG_X(name, number, text)                                                          \
-    case number:                                                                          \
+#define LG_X(name, number, text) \
+    case number: \
         return text;
         LG_STALL_KINDS(LG_X)
 #undef LG_X

@@ -53,8 +53,7 @@ enum lg_origin { LG_ORIGIN_USER, LG_ORIGIN_LIBRARY, LG_ORIGIN_STDLIB, LG_ORIGIN_
 enum lg_origin lg_format_origin(const char *file, const char *cwd, const char *prefix);
 /* Cuts cwd, site-packages, the standard library's folder or sys.prefix off:
  * "app/reports.py", "fastapi/routing.py", "json/decoder.py". */
-char *lg_format_file(const char *file, const char *cwd, const char *prefix, char *out,
-                     size_t size);
+char *lg_format_file(const char *file, const char *cwd, const char *prefix, char *out, size_t size);
 /* Last component: "reports.py". */
 const char *lg_format_base(const char *file);
 

@@ -190,7 +190,7 @@ sequence_length(const unsigned char *p)
     if (p[0] < 0x80) {
         return 1;
     }
-    unsigned length = p[0] >= 0xc2 && p[0] < 0xe0 ? 2
+    unsigned length = p[0] >= 0xc2 && p[0] < 0xe0   ? 2
                       : p[0] >= 0xe0 && p[0] < 0xf0 ? 3
                       : p[0] >= 0xf0 && p[0] < 0xf5 ? 4
                                                     : 0;

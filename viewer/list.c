@@ -84,8 +84,7 @@ look(const struct lg_source *source, struct line *out)
     lg_text_clean(proc->app[0] != '\0' ? proc->app : proc->argv,
                   proc->app[0] != '\0' ? sizeof(proc->app) : sizeof(proc->argv), out->app,
                   sizeof(out->app));
-    lg_text_clean(proc->agent_version, sizeof(proc->agent_version), out->agent,
-                  sizeof(out->agent));
+    lg_text_clean(proc->agent_version, sizeof(proc->agent_version), out->agent, sizeof(out->agent));
     uint64_t end_ns = lg_now_ns();
     out->state = state == LG_STATE_OFF ? "off" : "live";
     if (source->life != LG_ALIVE) {

@@ -255,8 +255,8 @@ lg_top_add(struct lg_top *top, struct lg_source *source, struct lg_problem *prob
     w->private->stacks = calloc(w->private->stack_count + 1, sizeof(*w->private->stacks));
     w->private->stack_hash = calloc(w->private->stack_count + 1, sizeof(uint64_t));
     w->private->deltas = lg_deltas_new(lg_top_clock(top));
-    if (w->private->files == NULL || w->private->stacks == NULL ||
-        w->private->stack_hash == NULL || w->private->deltas == NULL) {
+    if (w->private->files == NULL || w->private->stacks == NULL || w->private->stack_hash == NULL ||
+        w->private->deltas == NULL) {
         err = -ENOMEM;
         goto failed;
     }
@@ -375,8 +375,8 @@ lg_top_banner(const struct lg_top *top)
         /* Of several workers, the old dead are no news. */
         bool old = top->worker_count > 1 && top->workers[i]->post_mortem &&
                    !top->workers[i]->ended_while_watched;
-        if (!old && (rank[b->kind] > rank[worst->kind] ||
-                     (b->kind == worst->kind && b->ns > worst->ns))) {
+        if (!old &&
+            (rank[b->kind] > rank[worst->kind] || (b->kind == worst->kind && b->ns > worst->ns))) {
             worst = b;
         }
     }
@@ -660,7 +660,7 @@ set_loops(struct lg_top *top, struct lg_worker *w)
                                       loop->lag_now_ns > loop->threshold_ns);
         w->open_requests = lg_plus(w->open_requests, loop->open_requests);
         w->tasks = w->tasks == LG_NONE || loop->tasks == LG_NONE ? LG_NONE
-                                                                  : lg_plus(w->tasks, loop->tasks);
+                                                                 : lg_plus(w->tasks, loop->tasks);
     }
     snprintf(w->loop_kinds, sizeof(w->loop_kinds), "%s%s%s%s%s",
              kinds[LG_LOOP_ASYNCIO] ? "asyncio" : "",
@@ -715,8 +715,7 @@ set_loop_sums(struct lg_worker *w, uint32_t index)
     for (int i = 0; i < LG_WINDOW_COUNT; i++) {
         struct lg_window_sum *sum = &w->loops[index].sum[i];
         *sum = (struct lg_window_sum){0};
-        uint64_t born = e->created_ns != 0 ? e->created_ns
-                                           : w->snap->source.geo.proc.start_mono_ns;
+        uint64_t born = e->created_ns != 0 ? e->created_ns : w->snap->source.geo.proc.start_mono_ns;
         sum->covered_ns = lg_window_covered(w, (enum lg_window)i, born, 1);
         if (i == LG_WINDOW_TOTAL) {
             sum->requests = lg_less(e->requests, from->requests);
@@ -729,9 +728,12 @@ set_loop_sums(struct lg_worker *w, uint32_t index)
             add_cells(w, index, (enum lg_window)i, sum);
         }
         else {
-            *sum = (struct lg_window_sum){
-                .covered_ns = 0, .requests = LG_NONE, .busy_ns = LG_NONE,
-                .blocked_ns = LG_NONE, .blocks = LG_NONE, .max_lag_ns = LG_NONE};
+            *sum = (struct lg_window_sum){.covered_ns = 0,
+                                          .requests = LG_NONE,
+                                          .busy_ns = LG_NONE,
+                                          .blocked_ns = LG_NONE,
+                                          .blocks = LG_NONE,
+                                          .max_lag_ns = LG_NONE};
         }
         add_block(w, index, sum);
         finish_sum(sum);
@@ -830,8 +832,7 @@ set_lag_quantiles(struct lg_worker *w)
                                      &lag.hist[k]);
                 }
             }
-            lg_quantiles_of(&lag.hist[k],
-                            total ? LG_QUANTILE_TOTAL : LG_QUANTILE_HISTOGRAM,
+            lg_quantiles_of(&lag.hist[k], total ? LG_QUANTILE_TOTAL : LG_QUANTILE_HISTOGRAM,
                             &w->loops[k].sum[i].lag);
             lg_hist_merge(&all, &lag.hist[k]);
         }
@@ -1012,9 +1013,9 @@ set_pool(struct lg_worker *w)
         out->stuck[out->stuck_count].tid = LG_LO(p->stuck[i].tid_endpoint);
         out->stuck[out->stuck_count].key = lg_worker_key(w, LG_HI(p->stuck[i].tid_endpoint));
         out->stuck[out->stuck_count].for_ns = lg_less(w->private->base_ns, p->stuck[i].since_ns);
-        const struct lg_stack_view *stack =
-            p->stuck[i].stack <= UINT32_MAX ? lg_worker_stack(w, (uint32_t)p->stuck[i].stack)
-                                            : NULL;
+        const struct lg_stack_view *stack = p->stuck[i].stack <= UINT32_MAX
+                                                ? lg_worker_stack(w, (uint32_t)p->stuck[i].stack)
+                                                : NULL;
         if (stack != NULL) {
             out->stuck[out->stuck_count].stack = *stack;
         }
@@ -1075,10 +1076,8 @@ set_words(struct lg_top *top, struct lg_worker *w)
                  "%s: runs in another time namespace; ages count from its heartbeat", w->label);
     }
     else if (w->snap->unclean_rows > 0) {
-        snprintf(w->message, sizeof(w->message),
-                 "%llu row%s could not be read cleanly this time",
-                 (unsigned long long)w->snap->unclean_rows,
-                 w->snap->unclean_rows == 1 ? "" : "s");
+        snprintf(w->message, sizeof(w->message), "%llu row%s could not be read cleanly this time",
+                 (unsigned long long)w->snap->unclean_rows, w->snap->unclean_rows == 1 ? "" : "s");
     }
 }
 
@@ -1106,8 +1105,8 @@ look_for_new(struct lg_top *top)
         compute(top, new, before);
         for (size_t k = 0; k < before; k++) {
             struct lg_worker *old = top->workers[k];
-            if (old->ended_while_watched && old->ppid == new->ppid &&
-                strcmp(old->app, new->app) == 0) {
+            if (old->ended_while_watched &&
+                old->ppid == new->ppid &&strcmp(old->app, new->app) == 0) {
                 snprintf(old->message, sizeof(old->message),
                          "Worker %s was replaced by %s; ] to watch it", old->label, new->label);
             }

@@ -26,39 +26,39 @@
 /* ---- what the viewer wants to see -------------------------------------- */
 
 /* X(NAME, text, seconds; 0 = since the worker started) */
-#define LG_WINDOWS(X)                                                                     \
-    X(10S, "10s", 10)                                                                     \
-    X(1M, "1m", 60)                                                                       \
-    X(5M, "5m", 300)                                                                      \
+#define LG_WINDOWS(X) \
+    X(10S, "10s", 10) \
+    X(1M, "1m", 60) \
+    X(5M, "5m", 300) \
     X(TOTAL, "total", 0)
 
 enum lg_window {
 #define LG_X(name, text, seconds) LG_WINDOW_##name,
     LG_WINDOWS(LG_X)
 #undef LG_X
-    LG_WINDOW_COUNT
+        LG_WINDOW_COUNT
 };
 
 /* X(NAME, key for --sort, heading, what it is) */
-#define LG_SORTS(X)                                                                       \
-    X(BLOCKED, "blocked", "BLOCKED", "time that steps over the threshold took")           \
-    X(BLOCKS, "blocks", "N>T", "how many steps were over the threshold")                  \
-    X(MAX, "max", "MAX", "longest step")                                                  \
-    X(P99, "p99", "P99", "99 % of steps were shorter")                                    \
-    X(P90, "p90", "P90", "90 % of steps were shorter")                                    \
-    X(P50, "p50", "P50", "half of the steps were shorter")                                \
-    X(BUSY, "busy", "BUSY", "time on the loop")                                           \
-    X(RATE, "rate", "REQ/S", "finished requests a second")                                \
-    X(OPEN, "open", "OPEN", "requests in progress")                                       \
-    X(WAITED, "waited", "WAITED", "requests that waited behind its blocks")               \
-    X(TOTAL, "total", "N TOTAL", "blocks since the worker started")                       \
+#define LG_SORTS(X) \
+    X(BLOCKED, "blocked", "BLOCKED", "time that steps over the threshold took") \
+    X(BLOCKS, "blocks", "N>T", "how many steps were over the threshold") \
+    X(MAX, "max", "MAX", "longest step") \
+    X(P99, "p99", "P99", "99 % of steps were shorter") \
+    X(P90, "p90", "P90", "90 % of steps were shorter") \
+    X(P50, "p50", "P50", "half of the steps were shorter") \
+    X(BUSY, "busy", "BUSY", "time on the loop") \
+    X(RATE, "rate", "REQ/S", "finished requests a second") \
+    X(OPEN, "open", "OPEN", "requests in progress") \
+    X(WAITED, "waited", "WAITED", "requests that waited behind its blocks") \
+    X(TOTAL, "total", "N TOTAL", "blocks since the worker started") \
     X(NAME, "name", "ENDPOINT", "name")
 
 enum lg_sort {
 #define LG_X(name, key, heading, what) LG_SORT_##name,
     LG_SORTS(LG_X)
 #undef LG_X
-    LG_SORT_COUNT
+        LG_SORT_COUNT
 };
 
 struct lg_view {                        /* zero: 10 s, by blocked time, all */
@@ -440,7 +440,7 @@ uint64_t lg_top_zeroed_real_ns(const struct lg_top *top);       /* 0 = not */
 const struct lg_banner *lg_top_banner(const struct lg_top *top);
 
 /* Index of `worker` where all are meant: view.merge or LG_ALL_WORKERS. */
-#define LG_ALL_WORKERS ((size_t)-1)
+#define LG_ALL_WORKERS ((size_t) - 1)
 
 /* Sorted, filtered rows of one worker, or merged over all live ones. */
 size_t lg_top_rows(struct lg_top *top, size_t worker, const struct lg_view *view,

@@ -25,7 +25,7 @@ enum top_option {
 #define LG_X(id, letter, name, argument, word, help) TOP_##id,
     LG_TOP_OPTIONS(LG_X, LG_G)
 #undef LG_X
-    TOP_END
+        TOP_END
 };
 
 enum dump_option {
@@ -33,7 +33,7 @@ enum dump_option {
 #define LG_X(id, letter, name, argument, word, help) DUMP_##id,
     LG_DUMP_OPTIONS(LG_X, LG_G)
 #undef LG_X
-    DUMP_END
+        DUMP_END
 };
 #undef LG_G
 
@@ -50,13 +50,13 @@ struct row {
 
 #define LG_G(group) {.title = (group)},
 static const struct row top_rows[] = {
-#define LG_X(i, c, n, a, w, h)                                                            \
+#define LG_X(i, c, n, a, w, h) \
     {.id = TOP_##i, .letter = (c), .name = (n), .argument = (a), .word = (w), .help = (h)},
     LG_TOP_OPTIONS(LG_X, LG_G)
 #undef LG_X
 };
 static const struct row dump_rows[] = {
-#define LG_X(i, c, n, a, w, h)                                                            \
+#define LG_X(i, c, n, a, w, h) \
     {.id = DUMP_##i, .letter = (c), .name = (n), .argument = (a), .word = (w), .help = (h)},
     LG_DUMP_OPTIONS(LG_X, LG_G)
 #undef LG_X
@@ -206,7 +206,8 @@ row_of(const struct parser *p, int found)
 {
     for (size_t i = 0; i < p->row_count; i++) {
         const struct row *row = &p->rows[i];
-        if (row->title == NULL && (row->id == found || (row->letter != 0 && row->letter == found))) {
+        if (row->title == NULL &&
+            (row->id == found || (row->letter != 0 && row->letter == found))) {
             return row;
         }
     }
@@ -468,46 +469,51 @@ check_together(struct parser *p)
 void
 lg_options_help_top(FILE *out)
 {
-    fputs("Usage: loopguard-top [OPTION]... [PID]...\n"
-          "  or:  loopguard-top [OPTION]... --file=FILE...\n"
-          "  or:  loopguard-top --list [--json]\n"
-          "Show which endpoints block the event loop of running Python workers.\n"
-          "\n"
-          "With no PID, watch every worker of the one application found; if there are\n"
-          "several applications, ask which (or list them, when there is no terminal).\n",
-          out);
+    fputs(
+        "Usage: loopguard-top [OPTION]... [PID]...\n"
+        "  or:  loopguard-top [OPTION]... --file=FILE...\n"
+        "  or:  loopguard-top --list [--json]\n"
+        "Show which endpoints block the event loop of running Python workers.\n"
+        "\n"
+        "With no PID, watch every worker of the one application found; if there are\n"
+        "several applications, ask which (or list them, when there is no terminal).\n",
+        out);
     print_rows(out, top_rows, sizeof(top_rows) / sizeof(top_rows[0]));
-    fputs("\n"
-          "The variable " LG_TOP_VARIABLE " may hold options for every day: \"-w 1m -U\".\n"
-          "The viewer only reads; it never stops, signals or changes the worker.\n"
-          "\n"
-          "Exit status: 0 ok; 1 error while running; 2 wrong usage; 3 nothing to watch;\n"
-          "4 not permitted; 5 not a readable segment.\n"
-          "Examples:\n"
-          "  loopguard-top 41207                 watch one worker\n"
-          "  loopguard-top --once --json -a      all workers, for a script\n"
-          "  loopguard-top -f worker.lg -e -1    events of a dead worker\n",
-          out);
+    fputs(
+        "\n"
+        "The variable " LG_TOP_VARIABLE
+        " may hold options for every day: \"-w 1m -U\".\n"
+        "The viewer only reads; it never stops, signals or changes the worker.\n"
+        "\n"
+        "Exit status: 0 ok; 1 error while running; 2 wrong usage; 3 nothing to watch;\n"
+        "4 not permitted; 5 not a readable segment.\n"
+        "Examples:\n"
+        "  loopguard-top 41207                 watch one worker\n"
+        "  loopguard-top --once --json -a      all workers, for a script\n"
+        "  loopguard-top -f worker.lg -e -1    events of a dead worker\n",
+        out);
 }
 
 void
 lg_options_help_dump(FILE *out)
 {
-    fputs("Usage: loopguard-dump [OPTION]... FILE\n"
-          "  or:  loopguard-dump [OPTION]... --pid=PID\n"
-          "Write everything that a segment holds, of a live or dead worker, or a copy.\n",
-          out);
+    fputs(
+        "Usage: loopguard-dump [OPTION]... FILE\n"
+        "  or:  loopguard-dump [OPTION]... --pid=PID\n"
+        "Write everything that a segment holds, of a live or dead worker, or a copy.\n",
+        out);
     print_rows(out, dump_rows, sizeof(dump_rows) / sizeof(dump_rows[0]));
-    fputs("\n"
-          "Of a damaged or cut file everything that is whole is written; what is not is\n"
-          "said on standard error with byte offset and count.\n"
-          "\n"
-          "Exit status: 0 ok; 1 error while running; 2 wrong usage; 3 nothing to read;\n"
-          "4 not permitted; 5 not a readable segment.\n"
-          "Examples:\n"
-          "  loopguard-dump worker.lg                  what a dead worker left\n"
-          "  loopguard-dump --format=json --pid=41207  all of a live one, for jq\n",
-          out);
+    fputs(
+        "\n"
+        "Of a damaged or cut file everything that is whole is written; what is not is\n"
+        "said on standard error with byte offset and count.\n"
+        "\n"
+        "Exit status: 0 ok; 1 error while running; 2 wrong usage; 3 nothing to read;\n"
+        "4 not permitted; 5 not a readable segment.\n"
+        "Examples:\n"
+        "  loopguard-dump worker.lg                  what a dead worker left\n"
+        "  loopguard-dump --format=json --pid=41207  all of a live one, for jq\n",
+        out);
 }
 
 void
@@ -557,8 +563,10 @@ print_rows(FILE *out, const struct row *rows, size_t count)
             snprintf(letter, sizeof(letter), "-%c, ", row->letter);
         }
         snprintf(left, sizeof(left), "  %s--%s%s%s%s", letter, row->name,
-                 row->argument == 2 ? "[=" : row->argument == 1 ? "=" : "", row->word,
-                 row->argument == 2 ? "]" : "");
+                 row->argument == 2   ? "[="
+                 : row->argument == 1 ? "="
+                                      : "",
+                 row->word, row->argument == 2 ? "]" : "");
         if (strlen(left) > 26) {
             fprintf(out, "%s\n%27s%s\n", left, "", row->help);
         }

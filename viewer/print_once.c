@@ -31,7 +31,8 @@ static const char *quantile_note(enum lg_quantile_source source);
 
 #define D(ns) lg_format_duration((ns), (char[LG_TEXT]){0}, LG_TEXT)
 #define W(ns) lg_format_duration_wide((ns), (char[LG_TEXT]){0}, LG_TEXT)
-#define U(us) lg_format_duration((us) == LG_NONE ? LG_NONE : (us) * 1000, (char[LG_TEXT]){0}, LG_TEXT)
+#define U(us) \
+    lg_format_duration((us) == LG_NONE ? LG_NONE : (us) * 1000, (char[LG_TEXT]){0}, LG_TEXT)
 #define C(n) lg_format_count((n), (char[LG_TEXT]){0}, LG_TEXT)
 #define S(share) lg_format_share((share), (char[LG_TEXT]){0}, LG_TEXT)
 #define R(rate) lg_format_rate((rate), (char[LG_TEXT]){0}, LG_TEXT)
@@ -93,8 +94,8 @@ lg_print_header(const char *program, struct lg_top *top, size_t worker, struct l
     }
     else {
         fprintf(out, " Loop   busy %s   %s req/s   %s open   %s tasks   %s\n",
-                S(recent->busy_share), R(recent->requests_per_s), C(w->open_requests),
-                C(w->tasks), w->loop_kinds[0] != '\0' ? w->loop_kinds : "no loop yet");
+                S(recent->busy_share), R(recent->requests_per_s), C(w->open_requests), C(w->tasks),
+                w->loop_kinds[0] != '\0' ? w->loop_kinds : "no loop yet");
     }
     print_block_line(w, out);
     if (w->message[0] != '\0') {
@@ -107,8 +108,8 @@ lg_print_header(const char *program, struct lg_top *top, size_t worker, struct l
         }
     }
     if (w->pool.seen && (w->pool.waiting > 0 || w->pool.full_for_ns != LG_NONE)) {
-        fprintf(out, " Pool   %s%s of %s threads busy, %s waiting%s\n", paint.warn,
-                C(w->pool.busy), C(w->pool.limit), C(w->pool.waiting), paint.off);
+        fprintf(out, " Pool   %s%s of %s threads busy, %s waiting%s\n", paint.warn, C(w->pool.busy),
+                C(w->pool.limit), C(w->pool.waiting), paint.off);
     }
 }
 
@@ -141,8 +142,7 @@ print_title(const char *program, const struct lg_worker *w, struct lg_paint pain
     }
     fprintf(out, " %s%s%s  %s  %s   python %s   %s %s   agent %s   %s%s%s\n", paint.bold, program,
             paint.off, w->label, w->app[0] != '\0' ? w->app : "-", w->python,
-            w->post_mortem ? "ran" : "up",
-            lg_format_uptime(w->up_ns, (char[LG_TEXT]){0}, LG_TEXT),
+            w->post_mortem ? "ran" : "up", lg_format_uptime(w->up_ns, (char[LG_TEXT]){0}, LG_TEXT),
             w->agent[0] != '\0' ? w->agent : "-", paint.bold, state, paint.off);
 }
 
@@ -196,8 +196,7 @@ lg_print_blocked(struct lg_top *top, size_t worker, struct lg_paint paint, FILE 
                 lg_format_clock(w->ended_real_ns, 0, true, when, sizeof(when)), name);
     }
     else {
-        fprintf(out, "%sDIED%s %s  while in %s, %s into the %s\n",
-                paint.alarm, paint.off,
+        fprintf(out, "%sDIED%s %s  while in %s, %s into the %s\n", paint.alarm, paint.off,
                 lg_format_clock(w->ended_real_ns, 0, true, when, sizeof(when)), name,
                 b->for_ns == 0 ? "0 s" : W(b->for_ns),
                 b->kind == LG_STALL_ITERATION ? "iteration" : "step");
@@ -334,8 +333,9 @@ print_workers(struct lg_top *top, const struct lg_view *view, struct lg_paint pa
     }
     fprintf(out, "\n Sum    %s req/s   %s blocks/1m   %s blocked/1m\n\n", R(sum.requests_per_s),
             C(sum.blocks), D(sum.blocked_ns));
-    fprintf(out, "     PID  STATE   UP            LAG NOW   LAG MAX   BUSY  BLK 1m  BLKD 1m    "
-                 "REQ/S  APP                       NOTE\n");
+    fprintf(out,
+            "     PID  STATE   UP            LAG NOW   LAG MAX   BUSY  BLK 1m  BLKD 1m    "
+            "REQ/S  APP                       NOTE\n");
     for (size_t i = 0; i < top->worker_count; i++) {
         const struct lg_worker *w = top->workers[i];
         if (!view->hide_dead || !w->post_mortem) {
@@ -363,10 +363,9 @@ print_worker_line(struct lg_top *top, const struct lg_worker *w, const struct lg
     snprintf(lag, sizeof(lag), "%s%s", w->post_mortem ? "-" : D(w->lag_now_ns),
              w->lag_high && !w->post_mortem ? "!" : "");
     fprintf(out, "%8s  %-6s  %-12s %8s  %8s  %5s  %6s  %7s  %7s  %-24s  %s%s%s\n", w->label,
-            lg_worker_state_text(w->state),
-            lg_format_uptime(w->up_ns, (char[LG_TEXT]){0}, LG_TEXT), lag, D(w->max_lag_ns),
-            w->post_mortem ? "-" : S(s->busy_share), C(s->blocks), D(s->blocked_ns),
-            w->post_mortem ? "-" : R(s->requests_per_s), w->app,
+            lg_worker_state_text(w->state), lg_format_uptime(w->up_ns, (char[LG_TEXT]){0}, LG_TEXT),
+            lag, D(w->max_lag_ns), w->post_mortem ? "-" : S(s->busy_share), C(s->blocks),
+            D(s->blocked_ns), w->post_mortem ? "-" : R(s->requests_per_s), w->app,
             w->blocked.active ? paint.alarm : "", w->note, paint.off);
 }
 
@@ -405,10 +404,10 @@ static void
 print_window_line(const struct lg_view *view, const struct lg_row *rows, size_t count, FILE *out)
 {
     bool filtered = view->filter != NULL && view->filter[0] != '\0';
-    fprintf(out, " Window %s   sort %s%s   filter %s   %zu row%s%s\n",
-            lg_window_text(view->window), lg_sort_heading(view->sort),
-            view->reverse ? " reversed" : "", filtered ? view->filter : "(none)", count,
-            count == 1 ? "" : "s", count > 0 ? quantile_note(rows[0].now.step.source) : "");
+    fprintf(out, " Window %s   sort %s%s   filter %s   %zu row%s%s\n", lg_window_text(view->window),
+            lg_sort_heading(view->sort), view->reverse ? " reversed" : "",
+            filtered ? view->filter : "(none)", count, count == 1 ? "" : "s",
+            count > 0 ? quantile_note(rows[0].now.step.source) : "");
 }
 
 /* Where P50, P90 and P99 come from; nothing when they are what one expects. */
@@ -426,8 +425,7 @@ quantile_note(enum lg_quantile_source source)
 }
 
 static void
-print_row(const struct lg_top *top, const struct lg_row *row, bool merged, size_t width,
-          FILE *out)
+print_row(const struct lg_top *top, const struct lg_row *row, bool merged, size_t width, FILE *out)
 {
     const struct lg_figures *f = &row->now;
     char max[LG_TEXT + 2];
@@ -442,7 +440,9 @@ print_row(const struct lg_top *top, const struct lg_row *row, bool merged, size_
         snprintf(pid, sizeof(pid), "%9s  ",
                  f->blocked_ns != 0 ? top->workers[row->worst_worker]->label : "-");
     }
-    fprintf(out, " %8s  %6s  %6s  %7s  %8s  %7s  %7s  %7s  %6s  %4s  %s", D(f->blocked_ns), S(f->loop_share), C(f->blocks), C(row->total_blocks), max, U(f->step.p99_us), U(f->step.p90_us), U(f->step.p50_us),
+    fprintf(out, " %8s  %6s  %6s  %7s  %8s  %7s  %7s  %7s  %6s  %4s  %s", D(f->blocked_ns),
+            S(f->loop_share), C(f->blocks), C(row->total_blocks), max, U(f->step.p99_us),
+            U(f->step.p90_us), U(f->step.p50_us),
             row->key.kind == LG_KIND_REQUEST || f->requests > 0 ? R(f->requests_per_s) : "-",
             row->key.kind == LG_KIND_REQUEST || row->open > 0 ? C(row->open) : "-", pid);
     lg_print_name(&row->key, name, sizeof(name));
@@ -494,8 +494,8 @@ lg_print_events(struct lg_top *top, const struct lg_view *view, struct lg_paint 
 }
 
 static void
-print_event(const struct lg_top *top, const struct lg_event *e, size_t width,
-            struct lg_paint paint, FILE *out)
+print_event(const struct lg_top *top, const struct lg_event *e, size_t width, struct lg_paint paint,
+            FILE *out)
 {
     char when[LG_TEXT];
     char name[512];

@@ -31,7 +31,7 @@ void lg_print_events(struct lg_top *top, const struct lg_view *view, struct lg_p
 
 /* Parts that loopguard-dump prints, too. */
 void lg_print_header(const char *program, struct lg_top *top, size_t worker, struct lg_paint paint,
-                FILE *out);
+                     FILE *out);
 void lg_print_rows(struct lg_top *top, size_t worker, const struct lg_view *view, FILE *out);
 void lg_print_stack(const struct lg_stack_view *stack, const char *indent, bool fold, FILE *out);
 /* "BLOCKED 1.27 s in POST /x ..." or what it died in; false when neither. */

@@ -53,8 +53,7 @@ void lg_problem_print(const char *program, const struct lg_problem *problem);
 
 /* Empties `problem` and sets what every row has. */
 void lg_problem_set(struct lg_problem *problem, pid_t pid, const char *subject, const char *code,
-                    int exit_status, const char *format, ...)
-    __attribute__((format(printf, 6, 7)));
+                    int exit_status, const char *format, ...) __attribute__((format(printf, 6, 7)));
 void lg_problem_hint(struct lg_problem *problem, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 

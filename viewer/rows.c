@@ -57,11 +57,10 @@ static void set_counters(struct lg_top *top, size_t worker, const struct lg_key 
                          struct lg_detail *out);
 static void set_stalls(struct lg_top *top, size_t worker, const struct lg_view *view,
                        const struct lg_key *key, struct lg_detail *out);
-static void weigh(struct lg_top *top, size_t *count, const struct lg_stack_view *stack,
-                  uint64_t ns, uint64_t times, uint64_t max_ns, uint64_t age_ns);
+static void weigh(struct lg_top *top, size_t *count, const struct lg_stack_view *stack, uint64_t ns,
+                  uint64_t times, uint64_t max_ns, uint64_t age_ns);
 static void add_waiting(struct lg_waiting *into, const struct lg_waiting *from);
-static void sort_stacks(struct lg_weighted_stack *stacks, size_t count,
-                        enum lg_stack_order order);
+static void sort_stacks(struct lg_weighted_stack *stacks, size_t count, enum lg_stack_order order);
 static void set_hint(struct lg_detail *out);
 static uint32_t endpoint_of(struct lg_worker *w, const struct lg_key *key);
 static int most_waiting(const void *a, const void *b);
@@ -245,8 +244,7 @@ make_room(struct builder *b)
         size_t room = p->row_room != 0 ? 2 * p->row_room : 32;
         struct lg_row *rows = realloc(p->rows, room * sizeof(*rows));
         p->rows = rows != NULL ? rows : p->rows;
-        struct lg_hist *hists =
-            rows != NULL ? aligned_alloc(64, 2 * room * sizeof(*hists)) : NULL;
+        struct lg_hist *hists = rows != NULL ? aligned_alloc(64, 2 * room * sizeof(*hists)) : NULL;
         if (hists == NULL) {
             return false;
         }
@@ -423,9 +421,8 @@ merge_row(struct builder *b, uint32_t row, uint32_t e, const struct lg_figures *
     r->threshold_ns = own_us != 0 ? lg_us_ns(own_us) : w->threshold_ns;
     if (endpoint->first_seen_ns != 0) {
         uint64_t age = lg_less(base, endpoint->first_seen_ns);
-        r->first_seen_ns = r->first_seen_ns == LG_NONE || age > r->first_seen_ns
-                               ? age
-                               : r->first_seen_ns;
+        r->first_seen_ns =
+            r->first_seen_ns == LG_NONE || age > r->first_seen_ns ? age : r->first_seen_ns;
     }
     if (endpoint->last_seen_ns != 0) {
         uint64_t age = lg_less(base, endpoint->last_seen_ns);
@@ -577,10 +574,18 @@ finish_rows(struct builder *b, enum lg_quantile_source source)
         row->step_hist = known ? &p->hists[2 * i] : NULL;
         if (row->unknown) {
             row->now = (struct lg_figures){
-                .requests = LG_NONE, .steps = LG_NONE, .busy_ns = LG_NONE,
-                .blocked_ns = LG_NONE, .blocks = LG_NONE, .max_ns = LG_NONE,
-                .waited = LG_NONE, .requests_per_s = -1, .loop_share = -1, .busy_share = -1,
-                .step = row->now.step, .response = row->now.response,
+                .requests = LG_NONE,
+                .steps = LG_NONE,
+                .busy_ns = LG_NONE,
+                .blocked_ns = LG_NONE,
+                .blocks = LG_NONE,
+                .max_ns = LG_NONE,
+                .waited = LG_NONE,
+                .requests_per_s = -1,
+                .loop_share = -1,
+                .busy_share = -1,
+                .step = row->now.step,
+                .response = row->now.response,
             };
         }
         row->blocked_by_worker = &p->by_worker[i * b->workers];
@@ -604,10 +609,8 @@ note_stalls(struct builder *b)
                 continue;
             }
             struct lg_row *row = &p->rows[row_of[e]];
-            const struct lg_stack_view *stack =
-                lg_worker_stack(w, LG_LO(s->stack_holder_stack));
-            const struct lg_stack_frame *frame =
-                stack != NULL ? lg_stack_user_frame(stack) : NULL;
+            const struct lg_stack_view *stack = lg_worker_stack(w, LG_LO(s->stack_holder_stack));
+            const struct lg_stack_frame *frame = stack != NULL ? lg_stack_user_frame(stack) : NULL;
             uint64_t end = lg_plus(s->start_ns, s->duration_ns);
             uint64_t age = lg_less(w->private->base_ns, end);
             if (row->last_block_age_ns == LG_NONE || age < row->last_block_age_ns) {
@@ -872,8 +875,8 @@ set_counters(struct lg_top *top, size_t worker, const struct lg_key *key, struct
 /* Stacks, earlier blocks and who waited, of the stalls kept that began in the
  * window. */
 static void
-set_stalls(struct lg_top *top, size_t worker, const struct lg_view *view,
-           const struct lg_key *key, struct lg_detail *out)
+set_stalls(struct lg_top *top, size_t worker, const struct lg_view *view, const struct lg_key *key,
+           struct lg_detail *out)
 {
     size_t stacks = 0;
     struct lg_event newest[8];
@@ -911,8 +914,7 @@ set_stalls(struct lg_top *top, size_t worker, const struct lg_view *view,
                 event.kind > LG_STALL_ITERATION) {
                 continue;
             }
-            const struct lg_stack_view *stack =
-                lg_worker_stack(w, LG_LO(s->stack_holder_stack));
+            const struct lg_stack_view *stack = lg_worker_stack(w, LG_LO(s->stack_holder_stack));
             weigh(top, &stacks, stack, event.duration_ns, 1, event.duration_ns,
                   lg_less(w->private->base_ns, end));
             struct lg_waiting waited;
@@ -1018,8 +1020,9 @@ by_last(const void *a, const void *b)
 {
     const struct lg_weighted_stack *x = a;
     const struct lg_weighted_stack *y = b;
-    return x->last_age_ns < y->last_age_ns ? -1 : x->last_age_ns > y->last_age_ns ? 1
-                                                                                  : by_time(a, b);
+    return x->last_age_ns < y->last_age_ns   ? -1
+           : x->last_age_ns > y->last_age_ns ? 1
+                                             : by_time(a, b);
 }
 
 static void
@@ -1052,8 +1055,9 @@ set_hint(struct lg_detail *out)
     const char *text = NULL;
     switch (most) {
     case LG_CAUSE_CPU:
-        text = "computes on the event loop. A plain def endpoint, or run_in_threadpool, keeps "
-               "the loop free.";
+        text =
+            "computes on the event loop. A plain def endpoint, or run_in_threadpool, keeps "
+            "the loop free.";
         break;
     case LG_CAUSE_IO:
         text = "waits in a blocking call. Use the async client, or run_in_threadpool.";

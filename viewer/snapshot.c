@@ -117,10 +117,12 @@ lg_snapshot_close(struct lg_snapshot *snap)
         free(snap->rings[i].record);
     }
     void *owned[] = {
-        snap->features, snap->writers, snap->strings, snap->endpoints, snap->endpoint_dirty,
-        snap->hists, snap->loops, snap->loop_torn, snap->endpoint_history, snap->loop_history,
-        snap->stalls, snap->stall_torn, snap->stall_open, snap->stacks, snap->frames,
-        snap->endpoint_bad, snap->texts, snap->again,
+        snap->features,     snap->writers,        snap->strings,
+        snap->endpoints,    snap->endpoint_dirty, snap->hists,
+        snap->loops,        snap->loop_torn,      snap->endpoint_history,
+        snap->loop_history, snap->stalls,         snap->stall_torn,
+        snap->stall_open,   snap->stacks,         snap->frames,
+        snap->endpoint_bad, snap->texts,          snap->again,
     };
     for (size_t i = 0; i < sizeof(owned) / sizeof(owned[0]); i++) {
         free(owned[i]);
@@ -529,10 +531,9 @@ take_head(struct lg_snapshot *snap)
     uint64_t anchor[sizeof(struct lg_anchor) / 8];
     lg_copy(&word, snap->bytes + offsetof(struct lg_header, crc32c), sizeof(word));
     snap->state = (uint32_t)(word >> 32);
-    if (has(snap, LG_SEC_ANCHOR) &&
-        (lg_seq_read((const uint64_t *)at(snap, LG_SEC_ANCHOR, 0), anchor,
-                     sizeof(anchor) / 8, TRIES) ||
-         !snap->filled)) {
+    if (has(snap, LG_SEC_ANCHOR) && (lg_seq_read((const uint64_t *)at(snap, LG_SEC_ANCHOR, 0),
+                                                 anchor, sizeof(anchor) / 8, TRIES) ||
+                                     !snap->filled)) {
         memcpy(&snap->anchor, anchor, sizeof(snap->anchor));
     }
 }
@@ -541,8 +542,11 @@ static void
 take_tables(struct lg_snapshot *snap)
 {
     struct lg_tables t = {
-        .strings_used = UINT64_MAX, .endpoints_used = UINT64_MAX, .stacks_used = UINT64_MAX,
-        .frames_used = UINT64_MAX, .loops_used = UINT64_MAX,
+        .strings_used = UINT64_MAX,
+        .endpoints_used = UINT64_MAX,
+        .stacks_used = UINT64_MAX,
+        .frames_used = UINT64_MAX,
+        .loops_used = UINT64_MAX,
     };
     if (has(snap, LG_SEC_TABLES)) {
         copy_elements(snap, LG_SEC_TABLES, 0, 1, sizeof(t), &t);
@@ -551,7 +555,7 @@ take_tables(struct lg_snapshot *snap)
         lg_fence_acquire();
     }
     const struct lg_extent *x = snap->source.geo.section;
-#define CLIP(field, limit, what)                                                          \
+#define CLIP(field, limit, what) \
     snap->tables.field = clipped(snap, t.field, limit, offsetof(struct lg_tables, field), what)
     CLIP(strings_used, x[LG_SEC_STRINGS].count & ~7u, "strings");
     CLIP(endpoints_used, x[LG_SEC_ENDPOINTS].count, "endpoints");
@@ -561,8 +565,8 @@ take_tables(struct lg_snapshot *snap)
 #undef CLIP
     snap->tables.stalls_head = t.stalls_head;
     if ((snap->cut_sections & 1u << LG_SEC_ENDPOINTS) != 0 && has(snap, LG_SEC_TABLES)) {
-        uint64_t used = t.endpoints_used < snap->endpoint_slots ? t.endpoints_used
-                                                                : snap->endpoint_slots;
+        uint64_t used =
+            t.endpoints_used < snap->endpoint_slots ? t.endpoints_used : snap->endpoint_slots;
         snap->cut_endpoints = used - snap->tables.endpoints_used;
     }
     if (snap->tables.loops_used > LG_VIEW_LOOPS) {
@@ -658,9 +662,9 @@ take_ring(struct lg_snapshot *snap, uint32_t index, const struct lg_ring *head)
     }
     if (ring->cursor.damaged) {
         lg_snapshot_fault(snap,
-                          x->offset + (ring->first_slot +
-                                       (ring->cursor.next & (ring->capacity - 1))) *
-                                          sizeof(struct lg_slot),
+                          x->offset +
+                              (ring->first_slot + (ring->cursor.next & (ring->capacity - 1))) *
+                                  sizeof(struct lg_slot),
                           "ring %u: a sequence that no writer makes", index);
     }
 }
@@ -711,9 +715,8 @@ take_stall(struct lg_snapshot *snap, uint32_t slot, uint64_t ticket)
     memcpy(out, words, sizeof(*out));
     snap->stall_torn[slot] = !whole;
     /* Another ticket: not written yet, or overwritten already. */
-    bool wanted = out->ticket != 0 &&
-                  (ticket == LG_NONE ? slot_of(snap, out->ticket - 1) == slot
-                                     : out->ticket == ticket + 1);
+    bool wanted = out->ticket != 0 && (ticket == LG_NONE ? slot_of(snap, out->ticket - 1) == slot
+                                                         : out->ticket == ticket + 1);
     snap->stall_open[slot] = !whole || !wanted || (LG_INFO_FLAGS(out->info) & LG_STALL_ONGOING);
     if (!wanted) {
         out->ticket = ticket == LG_NONE || snap->live ? 0 : out->ticket;
@@ -739,9 +742,10 @@ take_endpoints(struct lg_snapshot *snap)
         bool moved = i >= snap->endpoint_count || now.steps != was->steps ||
                      now.requests != was->requests || now.blocks != was->blocks;
         /* Two ticks: the counter may be seen before the bucket. */
-        snap->endpoint_dirty[i] = moved ? 2 : snap->endpoint_dirty[i] > 0
-                                              ? (uint8_t)(snap->endpoint_dirty[i] - 1)
-                                              : 0;
+        snap->endpoint_dirty[i] = moved ? 2
+                                  : snap->endpoint_dirty[i] > 0
+                                      ? (uint8_t)(snap->endpoint_dirty[i] - 1)
+                                      : 0;
         *was = now;
     }
     snap->endpoint_count = count;
@@ -763,10 +767,9 @@ check_endpoints(struct lg_snapshot *snap)
             continue;                   /* a free slot: nothing told us where to stop */
         }
         snap->bad_endpoints++;
-        lg_snapshot_fault(snap, x->offset + (uint64_t)i * x->stride,
-                          key == 0 ? "endpoint %u: no key"
-                                   : "endpoint %u: name reaches beyond the table",
-                          i);
+        lg_snapshot_fault(
+            snap, x->offset + (uint64_t)i * x->stride,
+            key == 0 ? "endpoint %u: no key" : "endpoint %u: name reaches beyond the table", i);
     }
 }
 
@@ -850,8 +853,8 @@ take_strings(struct lg_snapshot *snap)
         return;
     }
     used &= ~UINT64_C(7);
-    lg_copy(snap->strings + snap->strings_used,
-            at(snap, LG_SEC_STRINGS, 0) + snap->strings_used, used - snap->strings_used);
+    lg_copy(snap->strings + snap->strings_used, at(snap, LG_SEC_STRINGS, 0) + snap->strings_used,
+            used - snap->strings_used);
     snap->strings_used = used;
 }
 

@@ -306,8 +306,8 @@ write_waiting(struct lg_json *json, const char *key, const struct lg_waiting *wa
 }
 
 static void
-write_endpoint(struct lg_json *json, struct lg_top *top, size_t worker,
-               const struct lg_view *view, const struct lg_row *row)
+write_endpoint(struct lg_json *json, struct lg_top *top, size_t worker, const struct lg_view *view,
+               const struct lg_row *row)
 {
     const struct lg_figures *f = &row->now;
     const struct lg_detail *d =

@@ -32,8 +32,8 @@ enum mode { MODE_SCREEN, MODE_ONCE, MODE_BATCH };
 
 static int run(const struct lg_options *options);
 static enum mode choose_mode(const struct lg_options *options);
-static int choose_workers(const struct lg_options *options, enum mode mode,
-                          struct lg_sources *out, struct lg_problems *problems);
+static int choose_workers(const struct lg_options *options, enum mode mode, struct lg_sources *out,
+                          struct lg_problems *problems);
 static void choose_files(const struct lg_options *options, struct lg_sources *out,
                          struct lg_problems *problems);
 static void choose_pids(const struct lg_options *options, enum mode mode, struct lg_sources *out,
@@ -114,8 +114,8 @@ run(const struct lg_options *options)
         status = choose_workers(options, mode, &sources, &problems);
     }
     if (status == 0) {
-        status = sources.count > 0 ? show(options, mode, &sources, &problems)
-                                   : fail(options, &problems);
+        status =
+            sources.count > 0 ? show(options, mode, &sources, &problems) : fail(options, &problems);
     }
     lg_sources_free(&sources);
     lg_problems_free(&problems);
@@ -135,8 +135,9 @@ choose_mode(const struct lg_options *options)
     }
     if (!isatty(STDOUT_FILENO)) {
         if (options->mouse || options->bell) {
-            fprintf(stderr, PROGRAM ": standard output is not a terminal; printing once "
-                                    "(use --batch to repeat)\n");
+            fprintf(stderr, PROGRAM
+                    ": standard output is not a terminal; printing once "
+                    "(use --batch to repeat)\n");
         }
         return MODE_ONCE;
     }
@@ -167,8 +168,7 @@ choose_workers(const struct lg_options *options, enum mode mode, struct lg_sourc
 }
 
 static void
-choose_files(const struct lg_options *options, struct lg_sources *out,
-             struct lg_problems *problems)
+choose_files(const struct lg_options *options, struct lg_sources *out, struct lg_problems *problems)
 {
     for (size_t i = 0; i < options->file_count; i++) {
         struct lg_source source;
@@ -567,7 +567,7 @@ any_alive(const struct lg_top *top)
 static void
 pause_ns(uint64_t ns)
 {
-    struct timespec left = {.tv_sec = (time_t)(ns / LG_NS_PER_S), .tv_nsec = (long)(ns % LG_NS_PER_S)};
-    while (nanosleep(&left, &left) != 0 && errno == EINTR) {
-    }
+    struct timespec left = {.tv_sec = (time_t)(ns / LG_NS_PER_S),
+                            .tv_nsec = (long)(ns % LG_NS_PER_S)};
+    while (nanosleep(&left, &left) != 0 && errno == EINTR) {}
 }

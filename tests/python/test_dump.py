@@ -33,8 +33,14 @@ def test_text_has_everything_that_a_post_mortem_is_asked_for(tmp_path: Path) -> 
     text = dump(dead(tmp_path), ok=True).stdout
     assert "POST-MORTEM" in text.splitlines()[0]
     assert "while in POST /reports/{id}, 1.27 s into the step" in text
-    for heading in ("What ran at the end", "Endpoints", "Blocking stacks", "Events, newest first",
-                    "Loops", "The agent itself"):
+    for heading in (
+        "What ran at the end",
+        "Endpoints",
+        "Blocking stacks",
+        "Events, newest first",
+        "Loops",
+        "The agent itself",
+    ):
         assert f"\n== {heading}\n" in text, heading
     assert text.count("render_pdf               app/reports.py:88") == 2
     assert " Window 1m " in text
@@ -63,14 +69,23 @@ def test_json_holds_the_tables_and_the_records(tmp_path: Path) -> None:
     assert (requests["class"], requests["written"], len(requests["records"])) == ("bulk", 10, 10)
     assert requests["records"][0]["longest_step_us"] == 41_000
     assert (requests["records"][0]["route"], requests["records"][0]["status"]) == (
-        "/reports/{id}", 200)
+        "/reports/{id}",
+        200,
+    )
     assert events["records"][0]["kind"] == "lifecycle"
     assert {c["requests"] for c in answer["endpoint_history"] if c["endpoint"] == 3} == {96}
     assert sum(b["count"] for b in answer["histograms"]["lag"][0]["lag_us"]) == 992
     assert answer["stacks"][0]["frames"][0] == {
-        "func": "render_pdf", "file": "/srv/shop/app/reports.py", "line": 88}
+        "func": "render_pdf",
+        "file": "/srv/shop/app/reports.py",
+        "line": 88,
+    }
     assert answer["damage"] == {
-        "places": 0, "faults": [], "cut_sections": [], "skipped_sections": 0}
+        "places": 0,
+        "faults": [],
+        "cut_sections": [],
+        "skipped_sections": 0,
+    }
 
 
 def test_json_of_a_live_worker_has_every_window() -> None:
@@ -88,9 +103,12 @@ def test_a_full_ring_of_the_dead_gives_all_its_records(tmp_path: Path) -> None:
     assert [r["ticket"] for r in ring["records"]] == list(range(5000 - 4096, 5000))
 
 
-@pytest.mark.parametrize(("seq_of_next", "torn", "kept"), [(1, 1, 4095), (2, 0, 4096), (0, 0, 4096)])
-def test_the_record_in_flight_at_death_is_told(tmp_path: Path, seq_of_next: int, torn: int,
-                                               kept: int) -> None:
+@pytest.mark.parametrize(
+    ("seq_of_next", "torn", "kept"), [(1, 1, 4095), (2, 0, 4096), (0, 0, 4096)]
+)
+def test_the_record_in_flight_at_death_is_told(
+    tmp_path: Path, seq_of_next: int, torn: int, kept: int
+) -> None:
     seg = Segment(now=NOW, pid=7001)
     e = seg.endpoint("GET", "/x")
     for n in range(5000):
@@ -136,7 +154,9 @@ def test_damage_is_told_with_place_and_the_rest_is_written(tmp_path: Path) -> No
         f"{seg.offset(6, 0, 'frames_used'):,} (frames in use: more than the table holds)",
     }
     assert {f["offset"] for f in answer["damage"]["faults"]} == {
-        seg.offset(8, 2), seg.offset(6, 0, "frames_used")}
+        seg.offset(8, 2),
+        seg.offset(6, 0, "frames_used"),
+    }
     assert len(answer["workers"][0]["endpoints"]) == 4
     assert len(answer["rings"][0]["records"]) == 9
 
@@ -146,7 +166,9 @@ def test_a_sequence_that_no_writer_makes_damages_its_ring_only(tmp_path: Path) -
     seg.put(17, 3, "seq", 2)
     done = dump("--format=json", dead(tmp_path, seg), ok=True)
     answer = json.loads(done.stdout)
-    assert f"damaged at byte {seg.offset(17, 3):,} (ring 0: a sequence that no writer" in done.stderr
+    assert (
+        f"damaged at byte {seg.offset(17, 3):,} (ring 0: a sequence that no writer" in done.stderr
+    )
     assert [r["damaged"] for r in answer["rings"]][:2] == [True, False]
     assert len(answer["rings"][0]["records"]) == 3
 
@@ -218,8 +240,14 @@ def test_foreign_layouts_and_machines_end_with_five(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("args", "status"),
-    [([], 2), (["--format=xml", "x"], 2), (["-p", "1", "x"], 2), (["--help"], 0),
-     (["--version"], 0), (["/nonexistent.lg"], 3)],
+    [
+        ([], 2),
+        (["--format=xml", "x"], 2),
+        (["-p", "1", "x"], 2),
+        (["--help"], 0),
+        (["--version"], 0),
+        (["/nonexistent.lg"], 3),
+    ],
 )
 def test_exit_status_of_the_command_line(args: list[str], status: int) -> None:
     assert dump(*args).returncode == status
@@ -265,14 +293,27 @@ def test_an_old_output_survives_when_the_new_one_does_not_fit(tmp_path: Path) ->
 def _corrupt(rng: random.Random, data: bytearray, seg: Segment) -> None:
     """A few bytes, words or stretches of one section, or of the header."""
     for _ in range(rng.choice([1, 1, 2, 4, 16])):
-        section = seg.sections[rng.choice([2, 3, 4, 6, 6, 7, 8, 8, 10, 10, 11, 12, 13, 13, 13, 14,
-                                           16, 16, 17, 18, 18, 19, 19])]
+        section = seg.sections[
+            rng.choice(
+                [2, 3, 4, 6, 6, 7, 8, 8, 10, 10, 11, 12, 13, 13, 13, 14, 16, 16, 17, 18, 18, 19, 19]
+            )
+        ]
         used = min(section["length"], section["stride"] * 8 if section["stride"] > 1 else 600)
         at = section["offset"] + rng.randrange(used)
         if rng.random() < 0.5:
             at = at // 8 * 8
-            word = rng.choice([0, 1, 2**63, 2**64 - 1, rng.getrandbits(64), rng.getrandbits(16),
-                               rng.getrandbits(33), pair(rng.randrange(300), rng.randrange(300))])
+            word = rng.choice(
+                [
+                    0,
+                    1,
+                    2**63,
+                    2**64 - 1,
+                    rng.getrandbits(64),
+                    rng.getrandbits(16),
+                    rng.getrandbits(33),
+                    pair(rng.randrange(300), rng.randrange(300)),
+                ]
+            )
             data[at : at + 8] = word.to_bytes(8, "little")
         else:
             data[at] = rng.getrandbits(8)

@@ -34,8 +34,9 @@ def said(*args: object, **more: object) -> tuple[int, list[str]]:
 
 @contextlib.contextmanager
 def process(*argv: str, **popen: object) -> Iterator[subprocess.Popen[bytes]]:
-    child = subprocess.Popen(argv or (sys.executable, "-c", "input()"), stdin=subprocess.PIPE,
-                             **popen)                                     # type: ignore[call-overload]
+    child = subprocess.Popen(
+        argv or (sys.executable, "-c", "input()"), stdin=subprocess.PIPE, **popen
+    )  # type: ignore[call-overload]
     # Between fork and exec it is still this test's Python.
     deadline = time.monotonic() + 10
     wanted = os.path.realpath(argv[0] if argv else sys.executable)
@@ -73,10 +74,16 @@ def test_not_a_python_process() -> None:
 def test_python_without_the_agent() -> None:
     with process() as child:
         status, lines = said(child.pid)
-    assert (status, lines) == (3, [
-        f"{child.pid}: the loopguard agent is not loaded in this process",
-        "Start the worker with the agent (see 'Loading the agent' in loopguard-top(1)), then try "
-        "again."])
+    assert (status, lines) == (
+        3,
+        [
+            f"{child.pid}: the loopguard agent is not loaded in this process",
+            (
+                "Start the worker with the agent (see 'Loading the agent' in loopguard-top(1)), then try "
+                "again."
+            ),
+        ],
+    )
 
 
 def test_pid_that_is_another_process_now() -> None:
@@ -89,14 +96,18 @@ def test_pid_that_is_another_process_now() -> None:
             path.unlink()
     when = time.strftime("%H:%M:%S", time.gmtime((seg.now + seg.real_offset) // S))
     assert status == 3
-    assert lines[0] == (f"{child.pid}: this is now another process (sleep); its loopguard file "
-                        f"belongs to a worker that ended {when}")
+    assert lines[0] == (
+        f"{child.pid}: this is now another process (sleep); its loopguard file "
+        f"belongs to a worker that ended {when}"
+    )
     assert re.fullmatch(rf"To read it: loopguard-top --file=\S*{path.name}", lines[1])
 
 
 def test_parent_of_workers() -> None:
-    script = ("import subprocess as s, sys; c = [s.Popen([sys.executable, '-c', 'input()'],"
-              " stdin=s.PIPE) for _ in 'ab']; print(*[p.pid for p in c], flush=True); input()")
+    script = (
+        "import subprocess as s, sys; c = [s.Popen([sys.executable, '-c', 'input()'],"
+        " stdin=s.PIPE) for _ in 'ab']; print(*[p.pid for p in c], flush=True); input()"
+    )
     with process(sys.executable, "-c", script, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         pids = [int(word) for word in parent.stdout.readline().split()]
@@ -109,21 +120,28 @@ def test_parent_of_workers() -> None:
     assert status == 3
     assert lines == [
         f"{parent.pid}: no agent in this process, but 2 of its children have one: {low} {high}",
-        f"Watch them with: loopguard-top -p {low},{high}"]
+        f"Watch them with: loopguard-top -p {low},{high}",
+    ]
     assert (told[0]["code"], told[0]["pid"]) == ("parent_of_workers", parent.pid)
 
 
 @pytest.mark.parametrize(
     ("reason", "text"),
     [
-        ("No space left on device",
-         "the agent could not create its segment: No space left on device"),
+        (
+            "No space left on device",
+            "the agent could not create its segment: No space left on device",
+        ),
         ("switched off", "the agent is loaded but switched off"),
         ("", "the agent is loaded but switched off"),
-        ("LOOPGUARD_DISABLE is set",
-         "the agent is loaded but switched off: LOOPGUARD_DISABLE is set"),
-        ("the segment's directory is not a tmpfs",
-         "the agent could not create its segment: the segment's directory is not a tmpfs"),
+        (
+            "LOOPGUARD_DISABLE is set",
+            "the agent is loaded but switched off: LOOPGUARD_DISABLE is set",
+        ),
+        (
+            "the segment's directory is not a tmpfs",
+            "the agent could not create its segment: the segment's directory is not a tmpfs",
+        ),
         ("bad\x1b[0m", "the agent is loaded but switched off: bad?[0m"),
     ],
 )
@@ -268,7 +286,8 @@ def test_another_users_worker_is_told_with_both_names() -> None:
     assert status == 4
     assert lines == [
         f"{os.getpid()}: permission denied: the worker runs as 'root', you are 'nobody'",
-        f"Run as that user: sudo -u root loopguard-top {os.getpid()}"]
+        f"Run as that user: sudo -u root loopguard-top {os.getpid()}",
+    ]
 
 
 @root_only
@@ -312,7 +331,8 @@ def test_one_unreadable_worker_does_not_hide_the_others(tmp_path: Path) -> None:
     assert [w["pid"] for w in answer["workers"]] == [7001]
     assert [(e["pid"], e["code"]) for e in answer["errors"]] == [(7002, "permission")]
     assert answer["errors"][0]["text"] == (
-        "permission denied: the worker runs as 'root', you are 'nobody'")
+        "permission denied: the worker runs as 'root', you are 'nobody'"
+    )
 
 
 # -- files
@@ -322,9 +342,13 @@ def test_a_newer_layout_names_both_versions(tmp_path: Path) -> None:
     seg = Segment(agent_version="2.1.0")
     seg.header["abi_major"] = 2
     path = seg.write(tmp_path / "worker.lg")
-    assert said("-f", path) == (5, [
-        f"{path}: its agent 2.1.0 writes layout 2; this viewer reads layout 1.0",
-        "Install the loopguard-top that came with that agent."])
+    assert said("-f", path) == (
+        5,
+        [
+            f"{path}: its agent 2.1.0 writes layout 2; this viewer reads layout 1.0",
+            "Install the loopguard-top that came with that agent.",
+        ],
+    )
 
 
 def test_a_newer_minor_is_read(tmp_path: Path) -> None:
@@ -345,8 +369,10 @@ def test_parts_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
 def test_another_byte_order_is_told(tmp_path: Path) -> None:
     path = tmp_path / "worker.lg"
     path.write_bytes(sw.other_endian(Segment().bytes()))
-    assert said("-f", path) == (5, [
-        f"{path}: written on another kind of machine (big endian, 64 bit)"])
+    assert said("-f", path) == (
+        5,
+        [f"{path}: written on another kind of machine (big endian, 64 bit)"],
+    )
 
 
 @pytest.mark.parametrize("content", [b"hello\n", b"\x7fELF" + bytes(9000), b"LGUARD\x1a\r" * 900])
@@ -385,11 +411,13 @@ def test_a_cut_file_shows_what_is_whole(tmp_path: Path) -> None:
     path.write_bytes(whole[: seg.offset(13) + 1024])
     status, lines = said("-f", path)
     assert status == 0
-    assert lines[0] == (f"{path}: cut short: {seg.offset(13) + 1024:,} of {len(whole):,} bytes; "
-                        "showing what is whole")
+    assert lines[0] == (
+        f"{path}: cut short: {seg.offset(13) + 1024:,} of {len(whole):,} bytes; "
+        "showing what is whole"
+    )
     w = worker("-f", path, "-e")
     assert len(w["endpoints"]) == 5
-    assert len(w["events"]) == 2                # two whole stalls, their stacks are gone
+    assert len(w["events"]) == 2  # two whole stalls, their stacks are gone
     assert [e["stack"] for e in w["events"]] == [None, None]
 
 
@@ -421,9 +449,13 @@ def test_a_bad_name_is_told_with_its_place_and_the_rest_is_shown(tmp_path: Path)
     seg.put(8, 3, "key", 60_000 | 1 << 40)
     path = seg.write(tmp_path / "worker.lg")
     status, lines = said("-f", path)
-    assert (status, lines[0]) == (0, (
-        f"{path}: damaged at byte {seg.offset(8, 3):,} (endpoint 3: name reaches beyond the "
-        "table); 5 of 6 endpoints shown"))
+    assert (status, lines[0]) == (
+        0,
+        (
+            f"{path}: damaged at byte {seg.offset(8, 3):,} (endpoint 3: name reaches beyond the "
+            "table); 5 of 6 endpoints shown"
+        ),
+    )
     assert "/health" not in {e["route"] for e in worker("-f", path)["endpoints"]}
 
 
@@ -432,8 +464,7 @@ def test_a_damaged_header_is_told_with_its_place(tmp_path: Path) -> None:
     data = bytearray(Segment().bytes())
     data[sw.HEADER_SIZE + 40] ^= 1
     path.write_bytes(data)
-    assert said("-f", path) == (5, [
-        f"{path}: damaged at byte 56 (checksum of the header page)"])
+    assert said("-f", path) == (5, [f"{path}: damaged at byte 56 (checksum of the header page)"])
 
 
 # -- all, name, list
@@ -448,16 +479,23 @@ def test_nothing_at_all(tmp_path: Path) -> None:
 def test_only_ended_workers_are_pointed_at(tmp_path: Path) -> None:
     seg = sw.shop(pid=7001)
     path = seg.write(tmp_path / seg.name())
-    assert said("--dir", tmp_path) == (3, [
-        "no worker with the loopguard agent found",
-        f"1 ended worker left a file: loopguard-top --file={path}"])
+    assert said("--dir", tmp_path) == (
+        3,
+        [
+            "no worker with the loopguard agent found",
+            f"1 ended worker left a file: loopguard-top --file={path}",
+        ],
+    )
 
 
 @contextlib.contextmanager
 def two_applications(folder: Path) -> Iterator[tuple[int, int]]:
-    with process() as child:
-        with sw.shop(app="one").live(folder), segment_of(child.pid, app="two").live(folder):
-            yield os.getpid(), child.pid
+    with (
+        process() as child,
+        sw.shop(app="one").live(folder),
+        segment_of(child.pid, app="two").live(folder),
+    ):
+        yield os.getpid(), child.pid
 
 
 def test_several_applications_are_listed_when_nobody_can_be_asked(tmp_path: Path) -> None:
@@ -500,7 +538,10 @@ def test_list_shows_the_living_and_the_dead(tmp_path: Path) -> None:
         lines = top("--list", "--dir", tmp_path, ok=True).stdout.splitlines()
         listed = top("--list", "--json", "--dir", tmp_path, ok=True).stdout
     assert [line.split()[:2] for line in lines[1:]] == [
-        [str(os.getpid()), "live"], ["7001", "dead"], ["7002", "exited"]]
+        [str(os.getpid()), "live"],
+        ["7001", "dead"],
+        ["7002", "exited"],
+    ]
     assert "grün  " in lines[2]
     assert '"schema":"loopguard-top/1"' in listed
 
@@ -534,7 +575,10 @@ def test_wait_gives_up_after_its_seconds(tmp_path: Path) -> None:
 def test_wait_sees_a_worker_that_appears(tmp_path: Path) -> None:
     viewer = subprocess.Popen(
         [program("loopguard-top"), "-1", "--wait=20", "--dir", str(tmp_path)],
-        stdout=subprocess.PIPE, env=environment(), text=True)
+        stdout=subprocess.PIPE,
+        env=environment(),
+        text=True,
+    )
     with sw.shop().live(tmp_path):
         out, _ = viewer.communicate(timeout=30)
     assert viewer.returncode == 0
@@ -569,18 +613,21 @@ def test_prune_of_a_folder_that_is_not_there_fails(tmp_path: Path) -> None:
 @root_only
 def test_a_pid_of_another_namespace_is_guessed() -> None:
     # unshare(CLONE_NEWPID): the grandchild is number 1 there, so ask for a high number.
-    script = ("import ctypes, os\n"
-              "assert ctypes.CDLL(None).unshare(0x20000000) == 0\n"
-              "pid = os.fork()\n"
-              "if pid == 0:\n"
-              "    open('/proc/sys/kernel/ns_last_pid', 'w').write('99998')\n"
-              "    inner = os.fork()\n"
-              "    if inner == 0:\n"
-              "        print(os.getpid(), flush=True); input(); os._exit(0)\n"
-              "    os.waitpid(inner, 0); os._exit(0)\n"
-              "os.waitpid(pid, 0)\n")
-    with process(sys.executable, "-c", script, stdout=subprocess.PIPE,
-                 stderr=subprocess.PIPE) as child:
+    script = (
+        "import ctypes, os\n"
+        "assert ctypes.CDLL(None).unshare(0x20000000) == 0\n"
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    open('/proc/sys/kernel/ns_last_pid', 'w').write('99998')\n"
+        "    inner = os.fork()\n"
+        "    if inner == 0:\n"
+        "        print(os.getpid(), flush=True); input(); os._exit(0)\n"
+        "    os.waitpid(inner, 0); os._exit(0)\n"
+        "os.waitpid(pid, 0)\n"
+    )
+    with process(
+        sys.executable, "-c", script, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as child:
         assert child.stdout is not None
         line = child.stdout.readline()
         if not line:

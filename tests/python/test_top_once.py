@@ -23,7 +23,7 @@ import segwriter as sw
 from segwriter import MS, NONE, STEP, S, Segment, pair
 from viewing import endpoint, environment, program, top, top_json, validate, worker
 
-NOW = 5_000_000 * MS + 12 * 3600 * S + 250 * MS      # a quarter into a second
+NOW = 5_000_000 * MS + 12 * 3600 * S + 250 * MS  # a quarter into a second
 
 
 def look(seg: Segment, *args: object, **more: Any) -> dict[str, Any]:
@@ -109,7 +109,9 @@ def test_a_block_counts_in_the_windows_that_reach_back_to_it(ago_s: int, windows
     seg = Segment(now=NOW)
     e = seg.endpoint("GET", "/x")
     seg.loop()
-    seg.cell(e, ago_s, requests=3, steps=4, busy_us=90_000, blocked_us=80_000, blocks=1, max_us=80_000)
+    seg.cell(
+        e, ago_s, requests=3, steps=4, busy_us=90_000, blocked_us=80_000, blocks=1, max_us=80_000
+    )
     seg.loop_cell(0, ago_s, busy_us=90_000, blocked_us=80_000, blocks=1, requests=3)
     for window in ("10s", "1m", "5m"):
         w = look(seg, "--window", window)
@@ -127,7 +129,7 @@ def test_a_block_counts_in_the_windows_that_reach_back_to_it(ago_s: int, windows
 def test_a_cell_of_another_second_is_stale_and_counts_nothing() -> None:
     seg = Segment(now=NOW)
     e = seg.endpoint("GET", "/x")
-    second = NOW // S - 64                      # same place as now, one turn ago
+    second = NOW // S - 64  # same place as now, one turn ago
     index = e * sw.CELLS + second % 64
     seg.put(11, index, "second_requests", pair(second, 500))
     assert endpoint(look(seg), "/x")["requests"] == 0
@@ -152,7 +154,7 @@ def test_total_comes_from_the_counters() -> None:
 
 
 def test_rates_refer_to_the_time_that_the_window_covers() -> None:
-    seg = Segment(now=NOW)                      # 250 ms into its second
+    seg = Segment(now=NOW)  # 250 ms into its second
     e = seg.endpoint("GET", "/x")
     seg.cell(e, 3, requests=37, blocked_us=1_850_000, blocks=1)
     row = endpoint(look(seg), "/x")
@@ -207,15 +209,15 @@ def test_quantiles_of_a_window_come_from_records_that_cover_it() -> None:
     seg.cell(e, 1, requests=100, max_us=1500)
     row = endpoint(look(seg), "/x")
     assert row["quantile_window"] == "records"
-    assert row["p50_us"] == 9                   # upper edge of [8, 9)
-    assert row["p99_us"] == 1500                # its bucket ends at 1536, the longest was 1500
+    assert row["p50_us"] == 9  # upper edge of [8, 9)
+    assert row["p99_us"] == 1500  # its bucket ends at 1536, the longest was 1500
     assert row["response_us"]["p50"] == 2048
 
 
 def test_records_that_do_not_reach_back_give_no_quantiles() -> None:
     seg = Segment(now=NOW)
     e = seg.endpoint("GET", "/x")
-    for n in range(4200):                       # the ring holds 4096: 9.6 s at 2 ms... 8.2 s
+    for n in range(4200):  # the ring holds 4096: 9.6 s at 2 ms... 8.2 s
         seg.request(e, duration_us=100, step_us=10, ago_ns=(4200 - n) * 2 * MS)
     row = endpoint(look(seg), "/x")
     assert row["quantile_window"] is None
@@ -231,7 +233,7 @@ def test_a_full_ring_that_reaches_back_far_enough_gives_quantiles() -> None:
     seg.cell(e, 1, max_us=100)
     row = endpoint(look(seg), "/x")
     assert (row["quantile_window"], row["p50_us"]) == ("records", 11)
-    assert sum(b["count"] for b in row["hist_us"]) == 2500      # ten seconds of 250 a second
+    assert sum(b["count"] for b in row["hist_us"]) == 2500  # ten seconds of 250 a second
 
 
 def test_quantiles_of_the_total_come_from_the_histogram_with_true_edges() -> None:
@@ -276,7 +278,9 @@ def test_blocked_now_names_everything_that_the_watchdog_knows() -> None:
     assert b["waiting"]["requests"] == 8
     assert b["waiting"]["longest_us"] is None
     assert [(e["requests"], e["route"]) for e in b["waiting"]["endpoints"]] == [
-        (5, "/health"), (3, "/search")]
+        (5, "/health"),
+        (3, "/search"),
+    ]
 
 
 def test_blocked_now_is_counted_in_the_row_as_far_as_it_got() -> None:
@@ -293,7 +297,7 @@ def test_blocked_is_seen_without_a_watchdog_but_without_a_stack() -> None:
     b = look(sw.blocked(now=NOW, watched=False))["blocked_now"]
     assert (b["for_us"], b["route"], b["request_id"]) == (1_270_000, "/reports/{id}", "008f21c4")
     assert (b["stack"], b["cause"], b["parts_us"], b["samples"]) == (None, None, None, None)
-    assert b["waiting"]["requests"] == 8        # nine open, one is its own
+    assert b["waiting"]["requests"] == 8  # nine open, one is its own
 
 
 def test_a_stall_of_an_earlier_step_does_not_speak_for_this_one() -> None:
@@ -332,8 +336,15 @@ def test_a_long_iteration_that_the_watchdog_sees_has_its_callback() -> None:
     seg = sw.shop(now=NOW)
     callback = seg.endpoint("", "on_timer", kind="callback")
     seg.put(10, 0, "awake_since_ns", NOW - 300 * MS)
-    ticket = seg.stall(endpoint=callback, start_ns=NOW - 300 * MS, duration_ns=290 * MS,
-                       kind="iteration", flags=sw.ONGOING, cause=None, step=100)
+    ticket = seg.stall(
+        endpoint=callback,
+        start_ns=NOW - 300 * MS,
+        duration_ns=290 * MS,
+        kind="iteration",
+        flags=sw.ONGOING,
+        cause=None,
+        step=100,
+    )
     seg.put(10, 0, "stall_ticket", ticket + 1)
     b = look(seg)["blocked_now"]
     assert (b["kind"], b["endpoint_kind"], b["route"]) == ("iteration", "callback", "on_timer")
@@ -376,8 +387,13 @@ def test_of_two_stuck_loops_the_longer_one_is_told() -> None:
     seg = Segment(now=NOW)
     a, b = seg.endpoint("GET", "/a"), seg.endpoint("GET", "/b")
     for e, ms in ((a, 200), (b, 900)):
-        seg.loop(state=STEP, endpoint=e, step=5, step_start_ns=NOW - ms * MS,
-                 awake_since_ns=NOW - ms * MS)
+        seg.loop(
+            state=STEP,
+            endpoint=e,
+            step=5,
+            step_start_ns=NOW - ms * MS,
+            awake_since_ns=NOW - ms * MS,
+        )
     told = look(seg)["blocked_now"]
     assert (told["route"], told["loop"], told["for_us"]) == ("/b", 1, 900_000)
 
@@ -395,8 +411,16 @@ def test_holder_of_the_gil_is_named_with_its_stack_and_endpoint() -> None:
     seg = sw.blocked(now=NOW, watched=False)
     holder = seg.endpoint("GET", "/sync")
     stack = seg.stack(("burn", "/srv/shop/app/burn.py", 3))
-    ticket = seg.stall(endpoint=1, start_ns=NOW - 1270 * MS, duration_ns=1270 * MS, cause="gil",
-                       flags=sw.ONGOING, step=77, holder=holder, holder_stack=stack)
+    ticket = seg.stall(
+        endpoint=1,
+        start_ns=NOW - 1270 * MS,
+        duration_ns=1270 * MS,
+        cause="gil",
+        flags=sw.ONGOING,
+        step=77,
+        holder=holder,
+        holder_stack=stack,
+    )
     seg.put(10, 0, "stall_ticket", ticket + 1)
     b = look(seg)["blocked_now"]
     assert (b["cause"], b["holder_method"], b["holder_route"]) == ("gil", "GET", "/sync")
@@ -494,8 +518,9 @@ def test_a_note_on_stderr_says_that_the_dead_are_dead(tmp_path: Path) -> None:
     path = seg.write(tmp_path / "worker.lg")
     done = top("-1", "-f", path, ok=True)
     when = time.strftime("%H:%M:%S", time.gmtime((seg.now + seg.real_offset) // S))
-    assert done.stderr == (f"loopguard-top: {path}: this process has ended; showing its last "
-                           f"state of {when}\n")
+    assert done.stderr == (
+        f"loopguard-top: {path}: this process has ended; showing its last state of {when}\n"
+    )
 
 
 # -- events
@@ -506,7 +531,10 @@ def test_events_are_newest_first_with_parts_stack_and_who_waited() -> None:
     first, second, third = w["events"]
     assert [e["duration_us"] for e in (first, second, third)] == [96_000, 1_840_000, 812_000]
     assert (first["kind"], first["cause"], first["call"]) == (
-        "step", "io", "recv fd 11 <- 127.0.0.1:5432")
+        "step",
+        "io",
+        "recv fd 11 <- 127.0.0.1:5432",
+    )
     assert sum(first["parts_us"].values()) == first["duration_us"]
     assert second["waited"]["requests"] == 9
     assert second["waited"]["longest_us"] == 1_700_000
@@ -622,8 +650,9 @@ def test_who_waited_behind_an_endpoint_is_summed_over_the_window() -> None:
 def test_files_are_cut_and_told_apart(file: str, short: str, user: bool) -> None:
     seg = sw.blocked(now=NOW, watched=False)
     stack = seg.stack(("f", file, 7))
-    ticket = seg.stall(endpoint=1, start_ns=NOW - S, duration_ns=S, flags=sw.ONGOING, step=77,
-                       stack=stack)
+    ticket = seg.stall(
+        endpoint=1, start_ns=NOW - S, duration_ns=S, flags=sw.ONGOING, step=77, stack=stack
+    )
     seg.put(10, 0, "stall_ticket", ticket + 1)
     (frame,) = look(seg)["blocked_now"]["stack"]
     assert (frame["short_file"], frame["user"], frame["file"]) == (short, user, file)
@@ -632,8 +661,9 @@ def test_files_are_cut_and_told_apart(file: str, short: str, user: bool) -> None
 def test_a_stack_as_deep_as_the_layout_allows_is_shown_whole() -> None:
     seg = sw.blocked(now=NOW, watched=False)
     stack = seg.stack(*[(f"f{n}", "/srv/shop/a.py", n) for n in range(64)])
-    ticket = seg.stall(endpoint=1, start_ns=NOW - S, duration_ns=S, flags=sw.ONGOING, step=77,
-                       stack=stack)
+    ticket = seg.stall(
+        endpoint=1, start_ns=NOW - S, duration_ns=S, flags=sw.ONGOING, step=77, stack=stack
+    )
     seg.put(10, 0, "stall_ticket", ticket + 1)
     shown = look(seg)["blocked_now"]["stack"]
     assert [f["line"] for f in shown] == list(range(64))
@@ -652,10 +682,18 @@ def test_frames_that_are_linked_in_a_ring_end() -> None:
 @pytest.mark.parametrize(
     ("key", "first"),
     [
-        ("blocked", "/reports/{id}"), ("blocks", "/search"), ("max", "/reports/{id}"),
-        ("p99", "/reports/{id}"), ("p50", "poll_queue"), ("rate", "/health"),
-        ("open", "/health"), ("waited", "/reports/{id}"), ("total", "/search"), ("name", "(loop)"),
-        ("busy", "/reports/{id}"), ("p90", "/reports/{id}"),
+        ("blocked", "/reports/{id}"),
+        ("blocks", "/search"),
+        ("max", "/reports/{id}"),
+        ("p99", "/reports/{id}"),
+        ("p50", "poll_queue"),
+        ("rate", "/health"),
+        ("open", "/health"),
+        ("waited", "/reports/{id}"),
+        ("total", "/search"),
+        ("name", "(loop)"),
+        ("busy", "/reports/{id}"),
+        ("p90", "/reports/{id}"),
     ],
 )
 def test_rows_are_sorted_by_every_key(key: str, first: str) -> None:
@@ -688,9 +726,16 @@ def test_the_row_of_other_is_shown_when_something_was_counted_there() -> None:
 def test_the_thread_pool_is_told_with_its_stuck_threads() -> None:
     seg = sw.shop(now=NOW)
     stack = seg.stack(("wait", "/srv/shop/db.py", 9))
-    for field, value in (("limit", 40), ("busy", 40), ("waiting", 20), ("high_water", 40),
-                         ("times_full", 3), ("submitted", 900), ("finished", 840),
-                         ("full_since_ns", NOW - 2 * S)):
+    for field, value in (
+        ("limit", 40),
+        ("busy", 40),
+        ("waiting", 20),
+        ("high_water", 40),
+        ("times_full", 3),
+        ("submitted", 900),
+        ("finished", 840),
+        ("full_since_ns", NOW - 2 * S),
+    ):
         seg.put(14, 0, field, value)
     seg.put(14, 0, "stuck", [pair(555, 2), NOW - 9 * S, stack, 0])
     pool = look(seg)["threadpool"]
@@ -711,9 +756,13 @@ def test_features_say_what_is_off_and_why() -> None:
 @pytest.mark.parametrize(
     ("raw", "shown"),
     [
-        (b"/a\x1b[31mred", "/a?[31mred"), (b"/b\x00hidden", "/b"), (b"/c\xff\xfe", "/c??"),
-        ("/d\u202eevil".encode(), "/d?evil"), ("/e/grün/日本".encode(), "/e/grün/日本"),
-        (b'/f"quote\\', '/f"quote\\'), (b"/g\x7f\xc2\x9b", "/g??"),
+        (b"/a\x1b[31mred", "/a?[31mred"),
+        (b"/b\x00hidden", "/b"),
+        (b"/c\xff\xfe", "/c??"),
+        ("/d\u202eevil".encode(), "/d?evil"),
+        ("/e/grün/日本".encode(), "/e/grün/日本"),
+        (b'/f"quote\\', '/f"quote\\'),
+        (b"/g\x7f\xc2\x9b", "/g??"),
     ],
 )
 def test_foreign_text_is_made_harmless(raw: bytes, shown: str) -> None:
@@ -751,8 +800,9 @@ def test_counters_full_of_ones_do_not_wrap_or_crash() -> None:
 def test_two_workers_are_merged_in_text_and_kept_apart_in_json(tmp_path: Path) -> None:
     with other_process() as child, contextlib.ExitStack() as stack:
         a = sw.shop(now=NOW)
-        b = sw.blocked(now=NOW, pid=child.pid, start_ticks=sw.start_ticks_of(child.pid),
-                       ppid=os.getppid())
+        b = sw.blocked(
+            now=NOW, pid=child.pid, start_ticks=sw.start_ticks_of(child.pid), ppid=os.getppid()
+        )
         stack.enter_context(a.live())
         stack.enter_context(b.live())
         text = top("-1", f"{os.getpid()},{child.pid}", now=NOW, ok=True).stdout
@@ -760,8 +810,8 @@ def test_two_workers_are_merged_in_text_and_kept_apart_in_json(tmp_path: Path) -
     assert {w["pid"] for w in answer["workers"]} == {os.getpid(), child.pid}
     assert f"2 workers of uvicorn app.main:app (parent {os.getppid()})" in text
     (row,) = [line for line in text.splitlines() if "POST  /reports/{id}" in line]
-    assert row.split()[0] == "4.95s"            # 1.84 + 1.84 + 1.27
-    assert str(child.pid) in row                # the worst
+    assert row.split()[0] == "4.95s"  # 1.84 + 1.84 + 1.27
+    assert str(child.pid) in row  # the worst
 
 
 def test_merged_rows_count_each_worker_once(tmp_path: Path) -> None:
@@ -811,8 +861,9 @@ def test_version_is_the_first_line() -> None:
 )
 def test_wrong_usage_is_told_with_exit_status_two(args: list[str], text: str) -> None:
     done = top(*args)
-    assert done.stderr == (f"loopguard-top: {text}\n"
-                           "Try 'loopguard-top --help' for more information.\n")
+    assert done.stderr == (
+        f"loopguard-top: {text}\nTry 'loopguard-top --help' for more information.\n"
+    )
     assert (done.returncode, done.stdout) == (2, "")
 
 
@@ -822,7 +873,9 @@ def test_options_for_every_day_come_from_the_variable() -> None:
     assert look(seg, "-w", "5m", env={"LOOPGUARD_TOP": "-w 1m"})["window"] == "5m"
     done = top("--once", env={"LOOPGUARD_TOP": "41207"})
     assert (done.returncode, done.stderr.splitlines()[0]) == (
-        2, "loopguard-top: LOOPGUARD_TOP: '41207' is not an option")
+        2,
+        "loopguard-top: LOOPGUARD_TOP: '41207' is not an option",
+    )
 
 
 def test_sort_help_lists_every_key() -> None:
@@ -858,7 +911,11 @@ def test_batch_ends_with_its_worker_and_says_so() -> None:
             fcntl.flock(locked, fcntl.LOCK_UN)
             viewer = subprocess.Popen(
                 [program("loopguard-top"), "-b", "-j", "-d", "0.1", str(child.pid)],
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), text=True)
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=environment(),
+                text=True,
+            )
             assert viewer.stdout is not None
             first = json.loads(viewer.stdout.readline())
             child.kill()
@@ -875,7 +932,10 @@ def test_batch_into_a_closed_pipe_ends_quietly() -> None:
     with sw.shop().live():
         viewer = subprocess.Popen(
             [program("loopguard-top"), "-b", "-j", "-d", "0.1", str(os.getpid())],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(),
+        )
         assert viewer.stdout is not None
         viewer.stdout.readline()
         viewer.stdout.close()
@@ -888,11 +948,28 @@ def test_batch_into_a_closed_pipe_ends_quietly() -> None:
 
 def test_new_counts_are_seen_by_a_viewer_that_is_watching() -> None:
     seg = sw.shop()
-    with seg.live() as path, path.open("r+b") as raw, mmap.mmap(raw.fileno(), 0) as file, \
-            subprocess.Popen(
-                [program("loopguard-top"), "-b", "-j", "-w", "total", "-d", "0.1",
-                 "-c", "200", str(os.getpid())],
-                stdout=subprocess.PIPE, env=environment(), text=True) as viewer:
+    with (
+        seg.live() as path,
+        path.open("r+b") as raw,
+        mmap.mmap(raw.fileno(), 0) as file,
+        subprocess.Popen(
+            [
+                program("loopguard-top"),
+                "-b",
+                "-j",
+                "-w",
+                "total",
+                "-d",
+                "0.1",
+                "-c",
+                "200",
+                str(os.getpid()),
+            ],
+            stdout=subprocess.PIPE,
+            env=environment(),
+            text=True,
+        ) as viewer,
+    ):
         assert viewer.stdout is not None
         before = endpoint(json.loads(viewer.stdout.readline())["workers"][0], "/health")
         bucket = seg.offset(9, 2 * 3 + 1) + 8 * sw.bucket_of(20_000)
@@ -914,7 +991,11 @@ def test_a_file_that_is_cut_while_watched_is_told() -> None:
     with seg.live() as path:
         viewer = subprocess.Popen(
             [program("loopguard-top"), "-b", "-j", "-d", "0.1", str(os.getpid())],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), text=True)
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(),
+            text=True,
+        )
         assert viewer.stdout is not None
         first = json.loads(viewer.stdout.readline())["workers"][0]
         os.truncate(path, 8192)

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jsonschema
+
 SCHEMA = Path(__file__).resolve().parents[2] / "docs" / "loopguard-top.schema.json"
 
 
@@ -30,14 +32,28 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "TZ": "UTC", "LC_ALL": "C.UTF-8", "TERM": "tmux-256color", **more}
 
 
-def run(name: str, *args: object, now: int | None = None, ok: bool = False, timeout: float = 30,
-        env: dict[str, str] | None = None, **popen: Any) -> subprocess.CompletedProcess[str]:
+def run(
+    name: str,
+    *args: object,
+    now: int | None = None,
+    ok: bool = False,
+    timeout: float = 30,
+    env: dict[str, str] | None = None,
+    **popen: Any,
+) -> subprocess.CompletedProcess[str]:
     """The program's answer. `now` freezes its clock; `ok` wants exit status 0."""
     more = dict(env or {})
     if now is not None:
         more["LOOPGUARD_TEST_NOW"] = str(now)
-    done = subprocess.run([program(name), *map(str, args)], capture_output=True, timeout=timeout,
-                          env=environment(**more), check=False, text=True, **popen)
+    done = subprocess.run(
+        [program(name), *map(str, args)],
+        capture_output=True,
+        timeout=timeout,
+        env=environment(**more),
+        check=False,
+        text=True,
+        **popen,
+    )
     crashed = done.returncode < 0 or "Sanitizer" in done.stderr or "runtime error" in done.stderr
     assert not crashed, f"{args}: {done.returncode}\n{done.stderr}"
     if ok:
@@ -61,8 +77,6 @@ def top_json(*args: object, **more: Any) -> dict[str, Any]:
 
 
 def validate(answer: dict[str, Any]) -> None:
-    import jsonschema
-
     validator = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text()))
     wrong = jsonschema.exceptions.best_match(validator.iter_errors(answer))
     assert wrong is None, f"{wrong.json_path}: {wrong.message[:300]}"

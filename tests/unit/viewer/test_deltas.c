@@ -128,10 +128,10 @@ main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(only_ticks_of_the_window_are_summed, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(a_window_before_the_first_snapshot_is_not_covered,
-                                        set_up, tear_down),
-        cmocka_unit_test_setup_teardown(a_count_that_goes_back_is_reported_and_not_summed,
-                                        set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_window_before_the_first_snapshot_is_not_covered, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(a_count_that_goes_back_is_reported_and_not_summed, set_up,
+                                        tear_down),
         cmocka_unit_test_setup_teardown(a_full_ring_forgets_the_oldest_and_says_so, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(more_ticks_than_places_forget_the_oldest, set_up,

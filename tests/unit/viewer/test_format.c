@@ -98,8 +98,7 @@ wall_times_bear_their_date_only_when_it_is_another_day(void **state)
     const uint64_t at = UINT64_C(1767276151408) * MS;   /* 2026-01-01 14:02:31.408 UTC */
     (void)state;
     assert_string_equal(lg_format_clock(at, 0, false, text, sizeof(text)), "14:02:31");
-    assert_string_equal(lg_format_clock(at, at + 60 * S, true, text, sizeof(text)),
-                        "14:02:31.408");
+    assert_string_equal(lg_format_clock(at, at + 60 * S, true, text, sizeof(text)), "14:02:31.408");
     assert_string_equal(lg_format_clock(at, at + 86400 * S, false, text, sizeof(text)),
                         "2026-01-01 14:02:31");
     assert_string_equal(lg_format_clock(0, 0, false, text, sizeof(text)), "-");
@@ -170,8 +169,8 @@ files_lose_what_a_reader_knows(void **state)
         {"/srv/a/app/x.py", "/srv/a/", "", "app/x.py", LG_ORIGIN_USER},
         {"/srv/ab/x.py", "/srv/a", "", "/srv/ab/x.py", LG_ORIGIN_USER},
         {"/srv/a/x.py", "/", "", "/srv/a/x.py", LG_ORIGIN_USER},
-        {"/srv/a/.venv/lib/python3.12/site-packages/orm/q.py", "/srv/a", "/srv/a/.venv",
-         "orm/q.py", LG_ORIGIN_LIBRARY},
+        {"/srv/a/.venv/lib/python3.12/site-packages/orm/q.py", "/srv/a", "/srv/a/.venv", "orm/q.py",
+         LG_ORIGIN_LIBRARY},
         {"/usr/lib/python3.12/json/decoder.py", "/srv/a", "/srv/a/.venv", "json/decoder.py",
          LG_ORIGIN_STDLIB},
         {"/usr/lib/python3/dist-packages/yaml/x.py", "", "", "yaml/x.py", LG_ORIGIN_LIBRARY},

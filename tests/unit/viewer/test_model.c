@@ -318,8 +318,8 @@ bands_of_the_detail_hold_every_step_once(void **state)
     }
     key.name = "/elsewhere";
     const struct lg_detail *none;
-    assert_false(lg_top_detail(scene->top, 0, &view, &key, LG_BANDS_FINE, LG_STACKS_BY_TIME,
-                               &none));
+    assert_false(
+        lg_top_detail(scene->top, 0, &view, &key, LG_BANDS_FINE, LG_STACKS_BY_TIME, &none));
 }
 
 static void

@@ -28,8 +28,8 @@ parse(char **argv, int argc)
     fclose(err);
     return status;
 }
-#define PARSE(...)                                                                        \
-    parse((char *[]){"loopguard-top", __VA_ARGS__, NULL},                                 \
+#define PARSE(...) \
+    parse((char *[]){"loopguard-top", __VA_ARGS__, NULL}, \
           ARGC(((char *[]){"loopguard-top", __VA_ARGS__, NULL})))
 
 static void
@@ -38,8 +38,7 @@ short_and_long_forms_mean_the_same(void **state)
     (void)state;
     assert_int_equal(PARSE("-w", "1m", "-N", "3", "-m", "12.5", "-sp99", "-d", "0.5"), 0);
     struct lg_options first = options;
-    assert_int_equal(PARSE("--window=1m", "--top", "3", "--min=12.5", "--sort=p99",
-                           "--delay=0.5"),
+    assert_int_equal(PARSE("--window=1m", "--top", "3", "--min=12.5", "--sort=p99", "--delay=0.5"),
                      0);
     assert_int_equal(first.view.window, LG_WINDOW_1M);
     assert_int_equal(first.view.top, 3);
@@ -82,8 +81,9 @@ the_variable_comes_first_and_the_line_wins(void **state)
     assert_true(options.ascii);
     setenv(LG_TOP_VARIABLE, "--nonsense", 1);
     assert_int_equal(PARSE("-1"), LG_EXIT_USAGE);
-    assert_string_equal(said, "loopguard-top: unrecognized option '--nonsense'\n"
-                              "Try 'loopguard-top --help' for more information.\n");
+    assert_string_equal(said,
+                        "loopguard-top: unrecognized option '--nonsense'\n"
+                        "Try 'loopguard-top --help' for more information.\n");
     unsetenv(LG_TOP_VARIABLE);
 }
 
@@ -109,11 +109,11 @@ every_row_of_the_table_stands_in_the_help(void **state)
     lg_options_help_top(out);
     fclose(out);
 #define LG_G(title) assert_non_null(strstr(help, "\n" title "\n"));
-#define LG_X(id, letter, name, argument, word, text)                                      \
-    assert_non_null(strstr(help, "--" name));                                             \
-    assert_non_null(strstr(help, text));                                                  \
-    if ((letter) != 0) {                                                                  \
-        assert_non_null(strstr(help, (char[]){'\n', ' ', ' ', '-', (letter), ',', '\0'}));\
+#define LG_X(id, letter, name, argument, word, text) \
+    assert_non_null(strstr(help, "--" name)); \
+    assert_non_null(strstr(help, text)); \
+    if ((letter) != 0) { \
+        assert_non_null(strstr(help, (char[]){'\n', ' ', ' ', '-', (letter), ',', '\0'})); \
     }
     LG_TOP_OPTIONS(LG_X, LG_G)
 #undef LG_X
@@ -125,8 +125,8 @@ every_row_of_the_table_is_accepted(void **state)
 {
     (void)state;
 #define LG_G(title)
-#define LG_X(id, letter, name, argument, word, text)                                      \
-    (void)PARSE("--" name);                                                               \
+#define LG_X(id, letter, name, argument, word, text) \
+    (void)PARSE("--" name); \
     assert_null(strstr(said, "unrecognized"));
     LG_TOP_OPTIONS(LG_X, LG_G)
 #undef LG_X
