@@ -3,6 +3,8 @@
  */
 #include "loop.h"
 
+#include <linux/membarrier.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -42,6 +44,9 @@ static int descriptor_of(PyObject *py_loop, enum lg_loop_kind kind);
 static int wakeup_descriptor(PyObject *py_loop);
 static void poll_enter(struct lg_calls *calls, uint64_t now_ns);
 static void poll_leave(struct lg_calls *calls, uint64_t now_ns, int n_events);
+static bool begin_edge(struct lg_loop *loop);
+static void end_edge(struct lg_loop *loop);
+static void wait_for_edge(struct lg_loop *loop);
 static void wake_up(struct lg_loop *loop, uint64_t now_ns);
 static void slow_call(struct lg_calls *calls, const struct lg_call *call);
 
@@ -344,11 +349,15 @@ lg_loop_close(struct lg_loop *loop)
         return;
     }
     uint64_t now = lg_now_ns();
-    if (lg_loop_current() == loop) {
+    bool own = lg_loop_current() == loop;
+    lg_store32_release(&loop->used, LG_LOOP_UNUSED);
+    if (own) {
         lg_calls_attach(NULL);
         loop->tid = 0;                  /* this thread does not come by any more */
     }
-    lg_store32_release(&loop->used, LG_LOOP_UNUSED);
+    else {
+        wait_for_edge(loop);
+    }
     if (loop->entry != NULL && loop->agent->rec.seg.base != NULL) {
         lg_seq_begin(&loop->entry->seq);
         lg_store_relaxed(&loop->entry->state, LG_LOOP_CLOSED);
@@ -411,8 +420,8 @@ poll_leave(struct lg_calls *calls, uint64_t now_ns, int n_events)
 void
 lg_loop_poll_enter(struct lg_loop *loop, uint64_t now_ns)
 {
-    if (loop->used != LG_LOOP_USED || !lg_loop_runs(loop)) {
-        return;                         /* stopped, or another loop on the same descriptor */
+    if (!begin_edge(loop)) {
+        return;
     }
     if (loop->awake_ns != 0 && !lg_loop_begun_anew(loop, now_ns)) {
         lg_charge_iteration(loop, now_ns);
@@ -420,6 +429,42 @@ lg_loop_poll_enter(struct lg_loop *loop, uint64_t now_ns)
     loop->awake_ns = 0;
     lg_store_relaxed(&loop->entry->poll_since_ns, now_ns);
     lg_store_relaxed(&loop->entry->awake_since_ns, 0);
+    end_edge(loop);
+}
+
+/* False: stopped, or another loop polls on the same descriptor number. */
+static bool
+begin_edge(struct lg_loop *loop)
+{
+    lg_store32_relaxed(&loop->in_edge, 1);
+    /* The stop must see in_edge, or we its `used`. The processor's half of that
+     * order is the membarrier() of wait_for_edge(), which costs nothing here. */
+    __asm__ volatile("" ::: "memory");
+    if (lg_load32_relaxed(&loop->used) != LG_LOOP_USED || !lg_loop_runs(loop)) {
+        end_edge(loop);
+        return false;
+    }
+    return true;
+}
+
+static void
+end_edge(struct lg_loop *loop)
+{
+    /* All that the edge wrote is done. Pairs with wait_for_edge(). */
+    lg_store32_release(&loop->in_edge, 0);
+}
+
+/* An edge takes a microsecond at most, and never waits for us. */
+static void
+wait_for_edge(struct lg_loop *loop)
+{
+    if (syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) != 0 ||
+        syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) != 0) {
+        usleep(1000);                   /* forbidden here: time enough for any store */
+    }
+    while (lg_load32_acquire(&loop->in_edge)) {
+        sched_yield();
+    }
 }
 
 /* The hook is a new object then; one that lies at the old one's address is told
@@ -440,8 +485,9 @@ lg_loop_begun_anew(struct lg_loop *loop, uint64_t now_ns)
 void
 lg_loop_poll_leave(struct lg_loop *loop, uint64_t now_ns)
 {
-    if (loop->used == LG_LOOP_USED && lg_loop_runs(loop)) {
+    if (begin_edge(loop)) {
         wake_up(loop, now_ns);
+        end_edge(loop);
     }
 }
 

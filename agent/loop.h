@@ -54,6 +54,7 @@ struct lg_loop {
     struct lg_loop_entry *entry;        /* in the segment */
     uint32_t index;
     uint32_t used;                      /* LG_LOOP_*; released last; the watchdog acquires it */
+    uint32_t in_edge;                   /* its thread is within an edge: see lg_loop_close() */
     bool has_edges;                     /* poll edges come in: iterations are exact */
     enum lg_loop_kind kind;
     pid_t tid;
@@ -144,8 +145,9 @@ lg_loop_runs(const struct lg_loop *loop)
 /* The event loop's object, new reference, or NULL when it is gone or is none. */
 PyObject *lg_loop_object(const struct lg_loop *loop);
 
-/* The loop ended or the agent stops: marks the entry, forgets the thread. GIL;
- * on the loop's own thread, or when that thread is gone. */
+/* The loop ended or the agent stops: marks the entry, forgets the thread. GIL.
+ * Another thread's loop may be within an edge of its poll, which takes no GIL:
+ * that is waited for, and no further edge is let in. */
 void lg_loop_close(struct lg_loop *loop);
 
 /* The thread's blocking sums now. On the thread itself. */

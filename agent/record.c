@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "../common/lg_clock.h"
 #include "text.h"
@@ -87,7 +88,15 @@ lg_record_close(struct lg_recorder *rec, bool keep)
 void
 lg_record_leave(struct lg_recorder *rec, bool keep)
 {
+    void *base = rec->seg.base;
+    size_t size = rec->seg.size;
     lg_segment_leave(&rec->seg, keep);
+    /* A late word goes nowhere, and the shared pages are given back. On failure
+     * they stay as they are. */
+    if (base != NULL) {
+        (void)mmap(base, size, PROT_READ | PROT_WRITE,
+                   MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    }
     lg_record_forget(rec);
 }
 

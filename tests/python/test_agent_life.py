@@ -308,6 +308,7 @@ def test_stop_from_another_thread_while_the_loop_polls_and_works(kind: str) -> N
             await asyncio.sleep(0)
 
     over = threading.Event()
+    before = shared_kib()
     control.start(loopguard.LoopGuardConfig())
     thread = threading.Thread(target=run, args=(kind, main()))
     thread.start()
@@ -323,6 +324,14 @@ def test_stop_from_another_thread_while_the_loop_polls_and_works(kind: str) -> N
         thread.join()
         loopguard.stop()
     assert segments_of(os.getpid()) == []
+    assert shared_kib() < before + 1024
+
+
+def shared_kib() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssShmem:"):
+            return int(line.split()[1])
+    raise AssertionError("this kernel does not tell RssShmem")
 
 
 def test_watch_of_a_loop_in_another_thread_ends_while_that_polls() -> None:

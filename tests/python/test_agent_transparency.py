@@ -361,8 +361,10 @@ def told(value: Any) -> Any:
         }
     if isinstance(value, (tuple, list)):
         return [told(v) for v in value]
-    # anyio's words about a cancellation have an address in them
-    return re.sub(r"[0-9a-f]{8,}", "ADDRESS", value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        # anyio tells addresses, and the task that was running
+        return re.sub(r"(Cancelled via cancel scope).*", r"\1", value)
+    return value
 
 
 def traceback_of(error: BaseException) -> Iterator[tuple[types.FrameType, int]]:
