@@ -22,7 +22,7 @@ static size_t add_stalls(struct lg_top *top, size_t worker, const struct lg_view
 static size_t add_marks(struct lg_top *top, size_t worker, size_t count);
 static const char *mark_text(const struct lg_record *rec);
 static int newest_first(const void *a, const void *b);
-static bool filter_part(const char *filter, size_t length, const struct lg_key *key,
+static bool filter_part(const char *part, size_t length, const struct lg_key *key,
                         const char *more);
 static bool has_part(const char *text, const char *part, size_t length);
 

@@ -42,7 +42,6 @@ struct lg_snapshot {
     bool filled;                        /* a first refresh was whole */
     bool cut;                           /* became shorter while watched */
     uint32_t state;                     /* enum lg_segment_state, at last refresh */
-    uint32_t nonce_changed;
 
     struct lg_anchor anchor;
     struct lg_self self;
