@@ -9,35 +9,73 @@ is used, because nobody should lose a worker to a typo in a deployment file.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import logging
 import math
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from loopguard import appname
 from loopguard.version import __version__
+
+if TYPE_CHECKING:
+    from typing_extensions import dataclass_transform
+else:
+
+    def dataclass_transform(**_):
+        """For type checkers only."""
+        return lambda decorator: decorator
+
 
 EnforcementMode = Literal["log", "warn", "strict"]
 
 _ENV_PREFIX = "LOOPGUARD_"
 _NS_PER_MS = 1_000_000
+_Class = TypeVar("_Class")
 _log = logging.getLogger("loopguard")
 _warned: set[str] = set()  # environment variables already reported
 
 
-class _Default:
-    """Marks an argument that was not given, and shows as such in help()."""
-
-    def __repr__(self) -> str:
-        return "<default>"
-
-
-_DEFAULT: Any = _Default()
+def _default_of(entry: dataclasses.Field[Any]) -> Any:
+    if entry.default_factory is not dataclasses.MISSING:
+        return entry.default_factory()
+    return entry.default
 
 
-@dataclass(frozen=True, init=False)
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
+def _options(cls: type[_Class]) -> type[_Class]:
+    """A frozen dataclass with keywords only, on Python 3.9 too.
+
+    Its own ``__init__``, because the generated one cannot tell a value that was
+    given from the same value by default.
+    """
+    made: Any = dataclass(frozen=True, init=False)(cls)
+    kind = inspect.Parameter.KEYWORD_ONLY
+    parameters = [
+        inspect.Parameter(f.name, kind, default=_default_of(f), annotation=f.type)
+        for f in dataclasses.fields(made)
+    ]
+    defaults = {p.name: p.default for p in parameters}
+
+    def init(self: Any, **arguments: Any) -> None:
+        for name in arguments:
+            if name not in defaults:
+                raise TypeError(f"{cls.__name__}() got an unexpected keyword argument {name!r}")
+        for name, value in _values_for(arguments, defaults).items():
+            object.__setattr__(self, name, value)
+
+    this = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    init.__name__ = "__init__"
+    init.__signature__ = inspect.Signature([this, *parameters])  # type: ignore[attr-defined]
+    made.__init__ = init
+    # as dataclasses have it for keyword-only fields
+    made.__match_args__ = ()  # type: ignore[misc]
+    return cls
+
+
+@_options
 class LoopGuardConfig:
     """Options of loopguard. Keyword-only and frozen.
 
@@ -117,12 +155,12 @@ class LoopGuardConfig:
     log_blocking_events: bool = True
     prometheus_enabled: bool = False
     enforcement_mode: EnforcementMode = "warn"
-    exclude_paths: frozenset[str] = frozenset({"/health", "/healthz", "/ready", "/metrics"})
+    exclude_paths: Collection[str] = frozenset({"/health", "/healthz", "/ready", "/metrics"})
     server_timing: bool = False
     on_blocking: Callable[[Any], None] | None = None
     stack_depth: int = 64
     max_endpoints: int = 256
-    segment_dir: str | None = None
+    segment_dir: str | os.PathLike[str] | None = None
     segment_mode: int = 0o600
     keep_segment: Literal["never", "crash", "always"] = "crash"
     hooks: Literal["auto", "off"] = "auto"
@@ -132,60 +170,6 @@ class LoopGuardConfig:
     # Which fields were set, by argument or environment: asking for a
     # multiplier of 5.0 is not the same as leaving it alone.
     _given: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
-
-    def __init__(
-        self,
-        *,
-        enabled: bool = _DEFAULT,
-        monitor_interval_ms: float = _DEFAULT,
-        fallback_threshold_ms: float = _DEFAULT,
-        threshold_multiplier: float = _DEFAULT,
-        calibration_iterations: int = _DEFAULT,
-        adaptive_threshold: bool = _DEFAULT,
-        adaptive_window_size: int = _DEFAULT,
-        adaptive_percentile: float = _DEFAULT,
-        adaptive_min_samples: int = _DEFAULT,
-        adaptive_update_interval_ms: float = _DEFAULT,
-        cumulative_blocking_enabled: bool = _DEFAULT,
-        cumulative_blocking_threshold_ms: float = _DEFAULT,
-        cumulative_window_ms: float = _DEFAULT,
-        cumulative_min_step_ms: float = _DEFAULT,
-        iteration_threshold_ms: float | None = _DEFAULT,
-        endpoint_thresholds: Mapping[str, float] = _DEFAULT,
-        dev_mode: bool = _DEFAULT,
-        log_blocking_events: bool = _DEFAULT,
-        prometheus_enabled: bool = _DEFAULT,
-        enforcement_mode: EnforcementMode = _DEFAULT,
-        exclude_paths: Collection[str] = _DEFAULT,
-        server_timing: bool = _DEFAULT,
-        on_blocking: Callable[[Any], None] | None = _DEFAULT,
-        stack_depth: int = _DEFAULT,
-        max_endpoints: int = _DEFAULT,
-        segment_dir: str | os.PathLike[str] | None = _DEFAULT,
-        segment_mode: int = _DEFAULT,
-        keep_segment: Literal["never", "crash", "always"] = _DEFAULT,
-        hooks: Literal["auto", "off"] = _DEFAULT,
-        task_factory: bool = _DEFAULT,
-        watchdog_interval_ms: float = _DEFAULT,
-        app_name: str | None = _DEFAULT,
-        _given: frozenset[str] | None = None,
-    ) -> None:
-        arguments = {
-            name: value
-            for name, value in locals().items()
-            if name not in ("self", "_given") and value is not _DEFAULT
-        }
-        # dataclasses.replace() passes every field, and _given with them: then
-        # only what differs from its default counts as newly set.
-        given = frozenset(arguments)
-        if _given is not None:
-            given = _given | {n for n in arguments if arguments[n] != _default_of(n)}
-        values = {name: _checked(name, value) for name, value in arguments.items()}
-        from_env = _environment(skip=values)
-        _settle(values, from_env)
-        for name in _RULES:
-            object.__setattr__(self, name, values[name])
-        object.__setattr__(self, "_given", given | frozenset(from_env))
 
     @classmethod
     def fields_from_text(cls) -> tuple[str, ...]:
@@ -270,16 +254,17 @@ def _ns(ms: float) -> int:
     return round(ms * _NS_PER_MS)
 
 
-def _default_of(name: str) -> Any:
-    entry = next(f for f in dataclasses.fields(LoopGuardConfig) if f.name == name)
-    if entry.default is not dataclasses.MISSING:
-        return entry.default
-    assert entry.default_factory is not dataclasses.MISSING
-    return entry.default_factory()
-
-
-def _checked(name: str, value: Any) -> Any:
-    return _RULES[name].check(name, value)
+def _values_for(arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """All fields of a configuration, checked."""
+    given = {name: _RULES[name].check(name, v) for name, v in arguments.items() if name in _RULES}
+    names = frozenset(given)
+    if "_given" in arguments:
+        # dataclasses.replace() passes every field: what differs from its
+        # default is all that can be newly set
+        names = arguments["_given"] | {name for name in given if given[name] != defaults[name]}
+    from_env = _environment(skip=given)
+    values = _settled(given, from_env, defaults)
+    return {**values, "_given": names | frozenset(from_env)}
 
 
 def _parsed(name: str, text: str) -> Any:
@@ -292,7 +277,7 @@ def _parsed(name: str, text: str) -> Any:
         raise ValueError(f"{name}: {error}") from None
 
 
-def _environment(skip: Iterable[str]) -> dict[str, Any]:
+def _environment(skip: Container[str]) -> dict[str, Any]:
     """Fields set by the environment and not in `skip`; bad ones reported."""
     found: dict[str, Any] = {}
     for name, rule in _RULES.items():
@@ -306,19 +291,19 @@ def _environment(skip: Iterable[str]) -> dict[str, Any]:
     return found
 
 
-def _settle(values: dict[str, Any], from_env: dict[str, Any]) -> None:
-    """Completes `values` and checks the rules between fields.
+def _settled(
+    given: Mapping[str, Any], from_env: dict[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The values that hold, after the rules between fields.
 
-    A rule broken by the environment alone drops the environment's part.
+    A rule broken by the environment drops what the environment said of it.
     """
-    arguments = dict(values)
     while True:
-        values.clear()
-        for name in _RULES:
-            values[name] = arguments.get(name, from_env.get(name, _default_of(name)))
+        values = {**defaults, **from_env, **given}
+        values["endpoint_thresholds"] = dict(values["endpoint_thresholds"])  # not the default's own
         broken = _broken_rule(values)
         if broken is None:
-            return
+            return values
         fields, text = broken
         guilty = [name for name in fields if name in from_env]
         if not guilty:

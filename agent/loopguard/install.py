@@ -28,8 +28,7 @@ def install(app: _App, config: LoopGuardConfig | None = None, **options: Any) ->
         TypeError: `app` is not callable, or both `config` and `options`.
         ValueError, TypeError: as `LoopGuardConfig`.
     """
-    if not callable(app):
-        raise TypeError(f"install() takes an ASGI application, got {app!r}")
+    _refuse_unless_callable(app)
     if config is not None and options:
         raise TypeError("install() takes either config or single options, not both")
     if config is None:
@@ -40,6 +39,11 @@ def install(app: _App, config: LoopGuardConfig | None = None, **options: Any) ->
         _measure_stack(app)
         return app
     return cast(_App, control.measured(cast(ASGIApp, app)))
+
+
+def _refuse_unless_callable(app: Any) -> None:
+    if not callable(app):
+        raise TypeError(f"install() takes an ASGI application, got {app!r}")
 
 
 class _BuildMeasured:
