@@ -3,10 +3,13 @@
 #   make PYTHON=python3.12          another Python for .venv
 #   make CC=clang                   another compiler
 #   make test PYTEST="-k banner"    options for pytest
+#   make bench ARGS=--quick         options for bench/run.py
+#   make cases ARGS="--row 3"       options for tests/system/cases.py
 
 PYTHON ?= python3
 VENV := .venv
 PYTEST ?=
+ARGS ?=
 
 export PYTHON
 ifneq ($(origin CC),default)
@@ -67,10 +70,10 @@ valgrind: unit-tools  ## units under valgrind's memcheck
 
 bench: build  ## what loopguard costs, beside no agent and beside its peers, as ratios
 	@tools/setup.sh bench
-	@$(VENV)/bin/python bench/run.py
+	@$(VENV)/bin/python bench/run.py $(ARGS)
 
 cases: test-tools  ## the situations that must be told right, on real workers, as a table
-	@$(VENV)/bin/python tests/system/cases.py
+	@$(VENV)/bin/python tests/system/cases.py $(ARGS)
 
 format:  ## lay out C and Python the way CONTRIBUTING.md says
 	@tools/setup.sh build
