@@ -173,8 +173,8 @@ end_with_multiprocessing(struct lg_agent *agent)
     PyObject *name = PyUnicode_FromString("multiprocessing.util");
     PyObject *util = name != NULL ? PyImport_GetModule(name) : NULL;
     if (util != NULL) {
-        PyObject *done = PyObject_CallMethod(util, "Finalize", "OO()Oi", Py_None, agent->at_exit,
-                                             Py_None, -100);
+        PyObject *done =
+            PyObject_CallMethod(util, "Finalize", "OO()Oi", Py_None, agent->at_exit, Py_None, -100);
         Py_XDECREF(done);
         agent->finalizer_pid = getpid();
     }
@@ -228,8 +228,8 @@ static void
 open_features(struct lg_agent *agent)
 {
     char reason[128] = "";
-    lg_record_push(&agent->rec, LG_RING_EVENTS, lg_now_ns(), LG_REC_LIFECYCLE, 0, 0,
-                   LG_LIFE_START, 0, LG_NONE, 0, 0);
+    lg_record_push(&agent->rec, LG_RING_EVENTS, lg_now_ns(), LG_REC_LIFECYCLE, 0, 0, LG_LIFE_START,
+                   0, LG_NONE, 0, 0);
     for (int i = 0; i < LG_FEATURE_COUNT; i++) {
         if (agent->features[i].known) {         /* decided before there was a segment */
             lg_record_feature(&agent->rec, (uint32_t)i, feature_names[i], agent->features[i].on,
@@ -296,8 +296,8 @@ lg_agent_endpoint(struct lg_agent *agent, enum lg_endpoint_kind kind, enum lg_me
                   const char *name, size_t length, uint64_t now_ns)
 {
     int endpoint = lg_record_endpoint(&agent->rec, kind, method, name, length, now_ns, LG_TRY);
-    if (endpoint > 0 && agent->threshold_of[endpoint] == 0 &&
-        agent->endpoint_thresholds != NULL && PyDict_GET_SIZE(agent->endpoint_thresholds) > 0) {
+    if (endpoint > 0 && agent->threshold_of[endpoint] == 0 && agent->endpoint_thresholds != NULL &&
+        PyDict_GET_SIZE(agent->endpoint_thresholds) > 0) {
         uint64_t ns = threshold_set(agent, kind, method, name, length);
         lg_store_relaxed(&agent->threshold_of[endpoint], ns);
         uint64_t *word = &agent->rec.seg.endpoints[endpoint].in_flight_threshold_us;
@@ -313,15 +313,13 @@ threshold_set(struct lg_agent *agent, enum lg_endpoint_kind kind, enum lg_method
 {
     struct lg_pending pending;
     lg_pending_save(&pending);
-    const char *verb = kind == LG_KIND_REQUEST || kind == LG_KIND_WEBSOCKET
-                           ? method_names[method]
-                           : "";
+    const char *verb =
+        kind == LG_KIND_REQUEST || kind == LG_KIND_WEBSOCKET ? method_names[method] : "";
     /* "%.*s" came to PyUnicode_FromFormat() with 3.12 only. */
     PyObject *text = PyUnicode_FromStringAndSize(name, (Py_ssize_t)length);
     PyObject *key = text == NULL || verb[0] == '\0' ? Py_XNewRef(text)
                                                     : PyUnicode_FromFormat("%s %U", verb, text);
-    PyObject *value =
-        key != NULL ? PyDict_GetItemWithError(agent->endpoint_thresholds, key) : NULL;
+    PyObject *value = key != NULL ? PyDict_GetItemWithError(agent->endpoint_thresholds, key) : NULL;
     uint64_t ns = value != NULL ? PyLong_AsUnsignedLongLong(value) : 0;
     if (PyErr_Occurred()) {
         ns = 0;
@@ -379,8 +377,8 @@ lg_agent_stop(struct lg_agent *agent, bool at_exit)
     }
     if (agent->state == LG_AGENT_AWAKE) {
         uint64_t now = lg_now_ns();
-        lg_record_push(&agent->rec, LG_RING_EVENTS, now, LG_REC_LIFECYCLE, 0, 0,
-                       LG_LIFE_CLEAN_EXIT, at_exit, LG_NONE, 0, 0);
+        lg_record_push(&agent->rec, LG_RING_EVENTS, now, LG_REC_LIFECYCLE, 0, 0, LG_LIFE_CLEAN_EXIT,
+                       at_exit, LG_NONE, 0, 0);
         lg_store32_release(&agent->rec.seg.header->state, LG_STATE_EXITING);
         close_all(agent, agent->settings.config.keep_segment == 2);
     }
@@ -523,9 +521,8 @@ lg_agent_status(struct lg_agent *agent)
         if (!agent->features[i].known) {
             continue;
         }
-        PyObject *one = Py_BuildValue("{s:O,s:s}", "on",
-                                      agent->features[i].on ? Py_True : Py_False, "reason",
-                                      agent->features[i].reason);
+        PyObject *one = Py_BuildValue("{s:O,s:s}", "on", agent->features[i].on ? Py_True : Py_False,
+                                      "reason", agent->features[i].reason);
         if (one == NULL || PyDict_SetItemString(features, feature_names[i], one) < 0) {
             Py_XDECREF(one);
             goto done;
@@ -535,9 +532,9 @@ lg_agent_status(struct lg_agent *agent)
     bool awake = agent->state == LG_AGENT_AWAKE;
     if (awake) {
         const struct lg_self *self = agent->rec.seg.self;
-#define LG_X(field, what)                                                                 \
-    if (add_number(counters, #field, lg_load_relaxed(&self->field)) < 0) {                \
-        goto done;                                                                        \
+#define LG_X(field, what) \
+    if (add_number(counters, #field, lg_load_relaxed(&self->field)) < 0) { \
+        goto done; \
     }
         LG_SELF_COUNTERS(LG_X)
 #undef LG_X

@@ -23,24 +23,24 @@
 #define LG_LOOPS 8
 
 /* Slots of FEATURES. X(NAME, text). */
-#define LG_FEATURE_LIST(X)                                                                \
-    X(STEPS, "steps")                                                                     \
-    X(TASKS, "task_factory")                                                              \
-    X(HOOKS, "hooks")                                                                     \
-    X(ITERATIONS, "iterations")                                                           \
-    X(GIL_WAIT, "gil_wait")                                                               \
-    X(WATCHDOG, "watchdog")                                                               \
-    X(STACKS, "stacks")                                                                   \
-    X(GC, "gc")                                                                           \
-    X(ROUTES, "routes")                                                                   \
-    X(POOL, "threadpool")                                                                 \
+#define LG_FEATURE_LIST(X) \
+    X(STEPS, "steps") \
+    X(TASKS, "task_factory") \
+    X(HOOKS, "hooks") \
+    X(ITERATIONS, "iterations") \
+    X(GIL_WAIT, "gil_wait") \
+    X(WATCHDOG, "watchdog") \
+    X(STACKS, "stacks") \
+    X(GC, "gc") \
+    X(ROUTES, "routes") \
+    X(POOL, "threadpool") \
     X(RUN_DELAY, "run_delay")
 
 enum lg_feature_index {
 #define LG_X(name, text) LG_FEATURE_##name,
     LG_FEATURE_LIST(LG_X)
 #undef LG_X
-    LG_FEATURE_COUNT,
+        LG_FEATURE_COUNT,
 };
 
 struct lg_feature_note {                /* kept here too: there may be no segment yet */

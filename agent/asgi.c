@@ -26,6 +26,7 @@ struct send {
     PyObject_HEAD
     vectorcallfunc vectorcall;
     PyObject *send;
+    PyObject *scope;                    /* until the owner has its name; or NULL */
     struct lg_owner *owner;
 };
 
@@ -39,9 +40,11 @@ static PyObject *asgi_call(PyObject *op, PyObject *const *args, size_t nargsf, P
 static PyObject *open_request(struct asgi *self, PyObject *const *args, PyObject *type);
 static int scope_kind(const struct lg_names *names, PyObject *type);
 static bool text_is(PyObject *text, PyObject *name);
-static PyObject *new_send(struct lg_agent *agent, PyObject *send, struct lg_owner *owner);
+static PyObject *new_send(struct lg_agent *agent, PyObject *send, struct lg_owner *owner,
+                          PyObject *scope);
 static PyObject *send_call(PyObject *op, PyObject *const *args, size_t nargsf, PyObject *kwnames);
-static void note_event(struct lg_owner *owner, PyObject *event);
+static void note_event(struct send *self, PyObject *event);
+static void name_now(struct send *self);
 static bool is_coroutine_like(PyObject *o);
 
 /* ---- the application --------------------------------------------------- */
@@ -107,8 +110,8 @@ open_request(struct asgi *self, PyObject *const *args, PyObject *type)
     owner->headers = headers;
     owner->id = agent->next_request_id += UINT32_C(0x9e3779b1);
     if (kind == LG_KIND_REQUEST) {
-        owner->method = (uint8_t)lg_names_method(
-            names, PyDict_GetItemWithError(scope, names->method));
+        owner->method =
+            (uint8_t)lg_names_method(names, PyDict_GetItemWithError(scope, names->method));
     }
     else if (kind == LG_KIND_WEBSOCKET) {
         owner->method = LG_METHOD_WS;
@@ -116,8 +119,8 @@ open_request(struct asgi *self, PyObject *const *args, PyObject *type)
     else {
         /* A process may live through several, one after the other. */
         lg_store32_release(&agent->rec.seg.header->state, LG_STATE_RUNNING);
-        int endpoint = lg_agent_endpoint(agent, LG_KIND_LIFESPAN, LG_METHOD_NONE, "(lifespan)",
-                                         10, owner->start_ns);
+        int endpoint = lg_agent_endpoint(agent, LG_KIND_LIFESPAN, LG_METHOD_NONE, "(lifespan)", 10,
+                                         owner->start_ns);
         if (endpoint >= 0) {
             lg_owner_name(owner, (uint32_t)endpoint, owner->start_ns);
         }
@@ -127,7 +130,7 @@ open_request(struct asgi *self, PyObject *const *args, PyObject *type)
         lg_task_check(agent, loop);     /* the application may set a factory of its own */
     }
     PyObject *result = NULL;
-    PyObject *send = new_send(agent, args[2], owner);
+    PyObject *send = new_send(agent, args[2], owner, scope);
     if (send != NULL) {
         PyObject *inner[3] = {scope, args[1], send};
         result = PyObject_Vectorcall(self->app, inner, 3, NULL);
@@ -243,7 +246,8 @@ asgi_setattro(PyObject *op, PyObject *name, PyObject *value)
 }
 
 static PyMemberDef asgi_members[] = {
-    {"app", Py_T_OBJECT_EX, offsetof(struct asgi, app), Py_READONLY, PyDoc_STR("the application inside")},
+    {"app", Py_T_OBJECT_EX, offsetof(struct asgi, app), Py_READONLY,
+     PyDoc_STR("the application inside")},
     {"__wrapped__", Py_T_OBJECT_EX, offsetof(struct asgi, app), Py_READONLY, NULL},
     {"__vectorcalloffset__", Py_T_PYSSIZET, offsetof(struct asgi, vectorcall), Py_READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
@@ -270,7 +274,7 @@ static PyType_Spec asgi_spec = {
 /* ---- send -------------------------------------------------------------- */
 
 static PyObject *
-new_send(struct lg_agent *agent, PyObject *send, struct lg_owner *owner)
+new_send(struct lg_agent *agent, PyObject *send, struct lg_owner *owner, PyObject *scope)
 {
     PyTypeObject *type = (PyTypeObject *)agent->send_type;
     struct send *self;
@@ -286,6 +290,7 @@ new_send(struct lg_agent *agent, PyObject *send, struct lg_owner *owner)
     }
     self->vectorcall = send_call;
     self->send = Py_NewRef(send);
+    self->scope = owner->kind == LG_KIND_LIFESPAN ? NULL : Py_NewRef(scope);
     self->owner = lg_owner_ref(owner);
     PyObject_GC_Track(self);
     return (PyObject *)self;
@@ -296,15 +301,15 @@ send_call(PyObject *op, PyObject *const *args, size_t nargsf, PyObject *kwnames)
 {
     struct send *self = (struct send *)op;
     if (PyVectorcall_NARGS(nargsf) >= 1 && PyDict_CheckExact(args[0])) {
-        note_event(self->owner, args[0]);
+        note_event(self, args[0]);
     }
-    return PyObject_Vectorcall(self->send, args, nargsf & ~PY_VECTORCALL_ARGUMENTS_OFFSET,
-                               kwnames);
+    return PyObject_Vectorcall(self->send, args, nargsf & ~PY_VECTORCALL_ARGUMENTS_OFFSET, kwnames);
 }
 
 static void
-note_event(struct lg_owner *owner, PyObject *event)
+note_event(struct send *self, PyObject *event)
 {
+    struct lg_owner *owner = self->owner;
     const struct lg_names *names = owner->agent->names;
     PyObject *type = PyDict_GetItemWithError(event, names->type);
     if (type == NULL || !PyUnicode_Check(type) || !lg_owner_is_current(owner)) {
@@ -323,6 +328,10 @@ note_event(struct lg_owner *owner, PyObject *event)
         if (value >= 100 && value < 1000) {
             owner->status = (uint16_t)value;
         }
+        name_now(self);
+    }
+    else if (text_is(type, names->websocket_accept)) {
+        name_now(self);
     }
     else if (text_is(type, names->response_pathsend)) {
         lg_charge_response_sent(owner);
@@ -334,12 +343,26 @@ note_event(struct lg_owner *owner, PyObject *event)
     PyErr_Clear();
 }
 
+/* Whoever answers has been found by now, or nobody will be: a stream or a
+ * websocket has its name while it lasts, not only at its end. */
+static void
+name_now(struct send *self)
+{
+    if (self->scope != NULL) {
+        if (self->owner->endpoint < 0) {
+            lg_route_name_at_end(self->owner->agent, self->owner, self->scope);
+        }
+        Py_CLEAR(self->scope);
+    }
+}
+
 /* No tp_clear: see asgi_traverse(). */
 static int
 send_traverse(struct send *self, visitproc visit, void *arg)
 {
     LG_VISIT_TYPE(self);
     Py_VISIT(self->send);
+    Py_VISIT(self->scope);
     return 0;
 }
 
@@ -349,6 +372,7 @@ send_dealloc(struct send *self)
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
     Py_CLEAR(self->send);
+    Py_CLEAR(self->scope);
     struct lg_owner *owner = self->owner;
     self->owner = NULL;
     if (owner != NULL) {

@@ -15,6 +15,7 @@
 #include "threshold.h"
 
 #define LG_AFTERWARDS_NS (5 * LG_NS_PER_MS)
+#define UNNAMED_STEPS_TOLD 64u
 
 struct blame {
     uint32_t endpoint;
@@ -34,23 +35,32 @@ static uint32_t measure(struct lg_loop *loop, uint64_t wall_ns, const struct lg_
                         uint64_t *major_faults);
 static struct lg_sums sums_since(const struct lg_loop *loop, const struct lg_sums *from);
 static struct blame find_blame(const struct lg_loop *loop, int32_t endpoint, uint32_t cause,
-                               const uint64_t *parts_ns, uint64_t wall_ns,
-                               uint64_t threshold_ns);
+                               const uint64_t *parts_ns, uint64_t wall_ns, uint64_t threshold_ns);
 static void count_block(struct lg_loop *loop, uint32_t endpoint, uint64_t end_ns,
                         uint64_t duration_ns, const uint64_t *parts_ns);
 static void add_parts(struct lg_loop *loop, uint64_t end_ns, const uint64_t *parts_ns);
 static void note_call(struct lg_loop *loop, struct lg_note *note, uint64_t start_ns);
 static void begin_waiters(struct lg_loop *loop, const struct lg_owner *guilty, uint32_t endpoint,
                           uint64_t step, uint64_t start_ns, uint64_t end_ns);
+static void add_waiter(struct lg_waited_note *f, uint32_t endpoint, uint64_t ns);
+static void rename_waiter(struct lg_waited_note *f, const struct lg_owner *owner);
 static void end_waiters(struct lg_loop *loop);
 static void count_waited(struct lg_loop *loop);
-static void cumulative_step(struct lg_loop *loop, struct lg_owner *owner, uint32_t endpoint,
+static void charge_unnamed_steps(struct lg_recorder *rec, struct lg_owner *owner, uint64_t now_ns);
+static void cumulative_step(struct lg_loop *loop, struct lg_owner *owner, int32_t endpoint,
                             uint64_t end_ns, uint64_t ns, const uint64_t *parts_ns);
-static bool cumulative_add(struct lg_loop *loop, struct lg_cumulative *c, uint32_t endpoint,
-                           uint32_t request_id, uint64_t end_ns, uint64_t ns,
-                           const uint64_t *parts_ns);
-static void cumulative_note(struct lg_loop *loop, const struct lg_cumulative *c,
-                            uint32_t endpoint, uint32_t request_id, bool finished);
+static void cumulative_wide(struct lg_loop *loop, uint32_t endpoint, uint64_t end_ns, uint64_t ns,
+                            const uint64_t *parts_ns);
+static void forget_unless_open(struct lg_cumulative *c);
+static void count_cumulative(struct lg_recorder *rec, uint32_t endpoint);
+static uint32_t shown(int32_t endpoint);
+static void add_to_parts(uint64_t sum_ns[LG_CAUSE_COUNT], const uint64_t *parts_ns);
+static enum lg_cumulative_result cumulative_add(struct lg_loop *loop, struct lg_cumulative *c,
+                                                uint32_t endpoint, uint32_t request_id,
+                                                uint64_t end_ns, uint64_t ns,
+                                                const uint64_t *parts_ns);
+static void cumulative_note(struct lg_loop *loop, const struct lg_cumulative *c, uint32_t endpoint,
+                            uint32_t request_id, bool finished);
 static uint32_t scale_parts(const struct lg_cumulative *c, uint64_t parts_ns[LG_CAUSE_COUNT]);
 static struct lg_cumulative *cumulative_new(struct lg_agent *agent);
 
@@ -107,8 +117,7 @@ charge_short(struct lg_loop *loop, struct lg_owner *owner, int32_t endpoint,
 {
     struct lg_sums calls = sums_since(loop, &s->sums);
     uint64_t in_calls = lg_sums_total(&calls);
-    charge_counters(loop, owner, endpoint, s,
-                    in_calls < s->wall_ns ? s->wall_ns - in_calls : 0);
+    charge_counters(loop, owner, endpoint, s, in_calls < s->wall_ns ? s->wall_ns - in_calls : 0);
     lg_loop_busy(loop, s->wall_ns);
     if (loop->threshold != NULL) {
         lg_threshold_add(loop->threshold, s->wall_ns);
@@ -145,8 +154,8 @@ charge_long(struct lg_loop *loop, struct lg_owner *owner, int32_t endpoint,
         if (loop->threshold != NULL) {
             lg_threshold_add(loop->threshold, s->wall_ns);
         }
-        if (s->wall_ns >= agent->settings.config.cumulative_min_step_ns && endpoint >= 0) {
-            cumulative_step(loop, owner, (uint32_t)endpoint, s->end_ns, s->wall_ns, parts);
+        if (s->wall_ns >= agent->settings.config.cumulative_min_step_ns) {
+            cumulative_step(loop, owner, endpoint, s->end_ns, s->wall_ns, parts);
         }
         return;
     }
@@ -155,9 +164,9 @@ charge_long(struct lg_loop *loop, struct lg_owner *owner, int32_t endpoint,
     }
     struct blame blame = find_blame(loop, endpoint, cause, parts, s->wall_ns, threshold);
     if (endpoint < 0 && !blame.elsewhere) {
-        owner->unnamed_stall_step = loop->step_number;
+        owner->unnamed_stalls++;
         owner->unnamed_block_ns += s->wall_ns;
-        memcpy(owner->unnamed_parts_ns, parts, sizeof(parts));
+        add_to_parts(owner->unnamed_parts_ns, parts);
     }
     else {
         count_block(loop, blame.endpoint, s->end_ns, s->wall_ns, parts);
@@ -219,8 +228,8 @@ sums_since(const struct lg_loop *loop, const struct lg_sums *from)
 }
 
 static struct blame
-find_blame(const struct lg_loop *loop, int32_t endpoint, uint32_t cause,
-           const uint64_t *parts_ns, uint64_t wall_ns, uint64_t threshold_ns)
+find_blame(const struct lg_loop *loop, int32_t endpoint, uint32_t cause, const uint64_t *parts_ns,
+           uint64_t wall_ns, uint64_t threshold_ns)
 {
     uint64_t own = lg_cause_own_ns(parts_ns);
     if (own > threshold_ns || own >= wall_ns / 2) {
@@ -382,8 +391,8 @@ lg_charge_open(struct lg_loop *loop, struct lg_owner *owner, int change)
 
 /* The rest of this iteration and the next one run those who waited. */
 static void
-begin_waiters(struct lg_loop *loop, const struct lg_owner *guilty, uint32_t endpoint,
-              uint64_t step, uint64_t start_ns, uint64_t end_ns)
+begin_waiters(struct lg_loop *loop, const struct lg_owner *guilty, uint32_t endpoint, uint64_t step,
+              uint64_t start_ns, uint64_t end_ns)
 {
     struct lg_waiters *w = &loop->waiters;
     if (w->stall_step != 0) {
@@ -405,12 +414,14 @@ lg_charge_waiter(struct lg_loop *loop, struct lg_owner *owner, uint64_t now_ns)
     if (loop->waited_due.stall_step != 0) {
         count_waited(loop);
     }
+    if (w->stall_step == 0) {
+        return;
+    }
     if (!loop->has_edges && now_ns - w->end_ns > 100 * LG_NS_PER_MS) {
         end_waiters(loop);              /* no iterations are seen: a short while stands for one */
         return;
     }
-    if (owner == w->guilty || owner->waited_step == w->stall_step ||
-        owner->start_ns >= w->end_ns ||
+    if (owner == w->guilty || owner->waited_step == w->stall_step || owner->start_ns >= w->end_ns ||
         (owner->kind != LG_KIND_REQUEST && owner->kind != LG_KIND_WEBSOCKET)) {
         return;
     }
@@ -423,12 +434,33 @@ lg_charge_waiter(struct lg_loop *loop, struct lg_owner *owner, uint64_t now_ns)
     if (ns > f->longest_ns) {
         f->longest_ns = ns;
     }
-    uint32_t endpoint = owner->endpoint < 0 ? LG_ENDPOINT_OTHER : (uint32_t)owner->endpoint;
+    owner->waited_ns = ns;
+    add_waiter(f, shown(owner->endpoint), ns);
+}
+
+static void
+add_waiter(struct lg_waited_note *f, uint32_t endpoint, uint64_t ns)
+{
     for (int i = 0; i < LG_WAITED_ENDPOINTS; i++) {
         if (f->by[i].requests == 0 || f->by[i].endpoint == endpoint) {
             f->by[i].endpoint = endpoint;
             f->by[i].requests++;
             f->by[i].ns += ns;
+            break;
+        }
+    }
+}
+
+/* It was counted under "(other)" a moment ago: requests that arrive during a
+ * stall begin without a name. */
+static void
+rename_waiter(struct lg_waited_note *f, const struct lg_owner *owner)
+{
+    for (int i = 0; i < LG_WAITED_ENDPOINTS; i++) {
+        if (f->by[i].requests != 0 && f->by[i].endpoint == LG_ENDPOINT_OTHER) {
+            f->by[i].requests--;
+            f->by[i].ns -= owner->waited_ns;
+            add_waiter(f, (uint32_t)owner->endpoint, owner->waited_ns);
             break;
         }
     }
@@ -502,27 +534,62 @@ lg_charge_named(struct lg_owner *owner)
     struct lg_recorder *rec = &owner->agent->rec;
     uint64_t now = lg_now_ns();
     uint32_t endpoint = (uint32_t)owner->endpoint;
-    if (owner->unnamed_steps != 0) {
-        struct lg_endpoint *e = &rec->seg.endpoints[endpoint];
-        lg_record_step(rec, endpoint, now - owner->unnamed_ns, now, owner->unnamed_cpu_ns);
-        lg_add_single(&e->steps, owner->unnamed_steps - 1);
-        owner->unnamed_steps = 0;
-    }
     struct lg_loop *loop = owner->loop;
-    if (owner->unnamed_stall_step != 0 && loop != NULL) {
+    struct lg_endpoint *e = &rec->seg.endpoints[endpoint];
+    if (owner->waited_step != 0 && loop != NULL && loop->waiters.stall_step == owner->waited_step) {
+        rename_waiter(&loop->waiters.found, owner);
+    }
+    if (owner->unnamed_steps != 0) {
+        charge_unnamed_steps(rec, owner, now);
+    }
+    if (owner->unnamed_stalls != 0) {
         lg_record_block(rec, endpoint, now, owner->unnamed_block_ns, owner->unnamed_parts_ns);
+        lg_add_single(&e->blocks, owner->unnamed_stalls - 1);
+    }
+    for (; owner->unnamed_cumulative > 0; owner->unnamed_cumulative--) {
+        count_cumulative(rec, endpoint);
+        owner->unnamed_stalls++;
+    }
+    for (uint32_t n = owner->unnamed_cuts; n > 0 && loop != NULL; n--) {
+        cumulative_wide(loop, endpoint, now, owner->unnamed_cut_ns / owner->unnamed_cuts,
+                        owner->unnamed_cut_parts_ns);
+        memset(owner->unnamed_cut_parts_ns, 0, sizeof(owner->unnamed_cut_parts_ns));
+    }
+    owner->unnamed_cuts = 0;
+    if (owner->unnamed_stalls != 0 && loop != NULL) {
         struct lg_note *note = lg_note_begin(&loop->notes);
         if (note != NULL) {
             note->kind = LG_NOTE_RENAMED;
-            note->step = owner->unnamed_stall_step;
+            note->request_id = owner->id;
             note->endpoint = endpoint;
             lg_note_publish(&loop->notes);
         }
-        owner->unnamed_stall_step = 0;
+        owner->unnamed_stalls = 0;
     }
     if (loop != NULL && loop->running == owner) {
         lg_loop_rename(loop, owner);
     }
+}
+
+/* One by one, so that the longest of them is the longest: the others share what
+ * is left. Very many are counted only. */
+static void
+charge_unnamed_steps(struct lg_recorder *rec, struct lg_owner *owner, uint64_t now_ns)
+{
+    uint32_t endpoint = (uint32_t)owner->endpoint;
+    uint64_t longest =
+        owner->longest_step_ns < owner->unnamed_ns ? owner->longest_step_ns : owner->unnamed_ns;
+    uint64_t rest = owner->unnamed_ns - longest;
+    uint32_t others = owner->unnamed_steps - 1;
+    uint32_t told = others < UNNAMED_STEPS_TOLD ? others : UNNAMED_STEPS_TOLD;
+    lg_record_step(rec, endpoint, now_ns - longest, now_ns, owner->unnamed_cpu_ns);
+    for (uint32_t i = 0; i < told; i++) {
+        lg_record_step(rec, endpoint, now_ns - rest / others, now_ns, 0);
+    }
+    struct lg_endpoint *e = &rec->seg.endpoints[endpoint];
+    lg_add_single(&e->steps, others - told);
+    lg_add_single(&e->on_loop_sum_ns, others == 0 ? 0 : rest - rest / others * told);
+    owner->unnamed_steps = 0;
 }
 
 void
@@ -532,16 +599,15 @@ lg_charge_finished(struct lg_owner *owner, uint64_t now_ns)
     if (loop != NULL && (owner->kind == LG_KIND_REQUEST || owner->kind == LG_KIND_WEBSOCKET)) {
         lg_charge_open(loop, owner, -1);
         struct lg_loop_second add = {.requests = 1};
-        lg_record_loop_second(&owner->agent->rec, loop->index, now_ns, &add,
-                              loop->open_requests);
+        lg_record_loop_second(&owner->agent->rec, loop->index, now_ns, &add, loop->open_requests);
         if (loop->waited_due.stall_step != 0) {
             count_waited(loop);
         }
     }
     struct lg_cumulative *c = owner->cumulative;
     if (c != NULL) {
-        if (c->open && loop != NULL && owner->endpoint >= 0) {
-            cumulative_note(loop, c, (uint32_t)owner->endpoint, owner->id, true);
+        if (c->open && loop != NULL) {
+            cumulative_note(loop, c, shown(owner->endpoint), owner->id, true);
         }
         c->next_free = owner->agent->free_cumulative;
         owner->agent->free_cumulative = c;
@@ -552,80 +618,133 @@ lg_charge_finished(struct lg_owner *owner, uint64_t now_ns)
 /* ---- many short steps -------------------------------------------------- */
 
 /* A request's own window tells before its endpoint's, and that before the
- * loop's; time told by one is not told again by the wider ones. */
+ * loop's; time told by one is not told again by the wider ones. A request
+ * without a name yet waits with its endpoint's. */
 static void
-cumulative_step(struct lg_loop *loop, struct lg_owner *owner, uint32_t endpoint,
-                uint64_t end_ns, uint64_t ns, const uint64_t *parts_ns)
+cumulative_step(struct lg_loop *loop, struct lg_owner *owner, int32_t endpoint, uint64_t end_ns,
+                uint64_t ns, const uint64_t *parts_ns)
 {
     struct lg_agent *agent = loop->agent;
     if (agent->settings.config.cumulative_threshold_ns == 0) {
         return;
     }
-    struct lg_cumulative **of_endpoint = &agent->cumulative_of[endpoint];
     if (owner->cumulative == NULL && owner->kind != LG_KIND_TASK) {
         owner->cumulative = cumulative_new(agent);
     }
+    enum lg_cumulative_result own = owner->cumulative == NULL
+                                        ? LG_CUMULATIVE_BELOW
+                                        : cumulative_add(loop, owner->cumulative, shown(endpoint),
+                                                         owner->id, end_ns, ns, parts_ns);
+    if (own == LG_CUMULATIVE_OPENED && endpoint >= 0) {
+        count_cumulative(&agent->rec, (uint32_t)endpoint);
+    }
+    else if (own == LG_CUMULATIVE_OPENED) {
+        owner->unnamed_cumulative++;
+    }
+    if (own == LG_CUMULATIVE_OPENED || own == LG_CUMULATIVE_GREW) {
+        owner->unnamed_cuts = 0;
+        owner->unnamed_cut_ns = 0;
+        memset(owner->unnamed_cut_parts_ns, 0, sizeof(owner->unnamed_cut_parts_ns));
+        if (endpoint >= 0) {
+            forget_unless_open(agent->cumulative_of[endpoint]);
+        }
+        forget_unless_open(loop->cumulative);
+    }
+    else if (endpoint >= 0) {
+        cumulative_wide(loop, (uint32_t)endpoint, end_ns, ns, parts_ns);
+    }
+    else {
+        owner->unnamed_cuts++;
+        owner->unnamed_cut_ns += ns;
+        add_to_parts(owner->unnamed_cut_parts_ns, parts_ns);
+    }
+}
+
+/* The windows of the endpoint and of the loop. */
+static void
+cumulative_wide(struct lg_loop *loop, uint32_t endpoint, uint64_t end_ns, uint64_t ns,
+                const uint64_t *parts_ns)
+{
+    struct lg_agent *agent = loop->agent;
+    struct lg_cumulative **of_endpoint = &agent->cumulative_of[endpoint];
     if (*of_endpoint == NULL) {
         *of_endpoint = cumulative_new(agent);
     }
     if (loop->cumulative == NULL) {
         loop->cumulative = cumulative_new(agent);
     }
-    if (owner->cumulative != NULL &&
-        cumulative_add(loop, owner->cumulative, endpoint, owner->id, end_ns, ns, parts_ns)) {
-        if (*of_endpoint != NULL && !(*of_endpoint)->open) {
-            lg_cumulative_reset(*of_endpoint);
-        }
-        if (loop->cumulative != NULL && !loop->cumulative->open) {
-            lg_cumulative_reset(loop->cumulative);
-        }
-        return;
+    enum lg_cumulative_result result =
+        *of_endpoint == NULL
+            ? LG_CUMULATIVE_BELOW
+            : cumulative_add(loop, *of_endpoint, endpoint, 0, end_ns, ns, parts_ns);
+    if (result == LG_CUMULATIVE_OPENED) {
+        count_cumulative(&agent->rec, endpoint);
     }
-    if (*of_endpoint != NULL &&
-        cumulative_add(loop, *of_endpoint, endpoint, 0, end_ns, ns, parts_ns)) {
-        if (loop->cumulative != NULL && !loop->cumulative->open) {
-            lg_cumulative_reset(loop->cumulative);
-        }
-        return;
+    if (result == LG_CUMULATIVE_OPENED || result == LG_CUMULATIVE_GREW) {
+        forget_unless_open(loop->cumulative);
     }
-    if (loop->cumulative != NULL) {
+    else if (loop->cumulative != NULL) {
         (void)cumulative_add(loop, loop->cumulative, LG_ENDPOINT_LOOP, 0, end_ns, ns, parts_ns);
     }
 }
 
-/* True when the step belongs to an event that is told at this level. */
-static bool
+static void
+forget_unless_open(struct lg_cumulative *c)
+{
+    if (c != NULL && !c->open) {
+        lg_cumulative_reset(c);
+    }
+}
+
+static void
+count_cumulative(struct lg_recorder *rec, uint32_t endpoint)
+{
+    uint64_t *word = &rec->seg.endpoints[endpoint].cumulative_waited;
+    uint64_t v = lg_load_relaxed(word);
+    lg_store_relaxed(word, LG_PAIR(LG_LO(v) + 1, LG_HI(v)));
+}
+
+/* The row that stands for one without a name. */
+static uint32_t
+shown(int32_t endpoint)
+{
+    return endpoint < 0 ? LG_ENDPOINT_OTHER : (uint32_t)endpoint;
+}
+
+static void
+add_to_parts(uint64_t sum_ns[LG_CAUSE_COUNT], const uint64_t *parts_ns)
+{
+    for (int i = 0; i < LG_CAUSE_COUNT; i++) {
+        sum_ns[i] += parts_ns[i];
+    }
+}
+
+/* Adds a step to one window and tells when that makes, or ends, an event. */
+static enum lg_cumulative_result
 cumulative_add(struct lg_loop *loop, struct lg_cumulative *c, uint32_t endpoint,
                uint32_t request_id, uint64_t end_ns, uint64_t ns, const uint64_t *parts_ns)
 {
     const struct lg_config_info *config = &loop->agent->settings.config;
     struct lg_cumulative ended;
-    enum lg_cumulative_result result =
-        lg_cumulative_add(c, config->cumulative_window_ns, config->cumulative_threshold_ns,
-                          end_ns, ns, &ended);
-    for (int i = 0; i < LG_CAUSE_COUNT; i++) {
-        c->parts_ns[i] += parts_ns[i];
-    }
+    enum lg_cumulative_result result = lg_cumulative_add(
+        c, config->cumulative_window_ns, config->cumulative_threshold_ns, end_ns, ns, &ended);
+    add_to_parts(c->parts_ns, parts_ns);
     switch (result) {
     case LG_CUMULATIVE_OPENED:
         c->id = ++loop->agent->next_cumulative_id;
-        if (endpoint != LG_ENDPOINT_LOOP) {
-            uint64_t *word = &loop->agent->rec.seg.endpoints[endpoint].cumulative_waited;
-            uint64_t v = lg_load_relaxed(word);
-            lg_store_relaxed(word, LG_PAIR(LG_LO(v) + 1, LG_HI(v)));
-        }
         lg_add_single(&loop->entry->cumulative_events, 1);
         cumulative_note(loop, c, endpoint, request_id, false);
-        return true;
+        break;
     case LG_CUMULATIVE_GREW:
         cumulative_note(loop, c, endpoint, request_id, false);
-        return true;
+        break;
     case LG_CUMULATIVE_ENDED:
         cumulative_note(loop, &ended, endpoint, request_id, true);
-        return false;
-    default:
-        return false;
+        break;
+    case LG_CUMULATIVE_BELOW:
+        break;
     }
+    return result;
 }
 
 static void

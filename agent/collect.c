@@ -61,16 +61,16 @@ lg_collect_event(struct lg_agent *agent, PyObject *phase, PyObject *info)
     uint64_t wall = now - agent->gc_start_ns;
     agent->gc_start_ns = 0;
     if (loop != NULL) {
-        uint64_t cpu = agent->gc_start_cpu_ns != 0 ? lg_thread_cpu_ns() - agent->gc_start_cpu_ns
-                                                   : wall;
+        uint64_t cpu =
+            agent->gc_start_cpu_ns != 0 ? lg_thread_cpu_ns() - agent->gc_start_cpu_ns : wall;
         loop->gc_ns += cpu < wall ? cpu : wall;
         lg_add_single(&loop->entry->gc_pauses, 1);
     }
     if (wall >= PAUSE_TOLD_NS) {
         lg_record_push(&agent->rec, LG_RING_EVENTS, now, LG_REC_GC_PAUSE, 0, 0,
                        (uint64_t)number_of(info, "generation"), wall,
-                       (uint64_t)number_of(info, "collected"),
-                       loop != NULL ? loop->index : LG_NONE, 0);
+                       (uint64_t)number_of(info, "collected"), loop != NULL ? loop->index : LG_NONE,
+                       0);
         lg_add_single(&agent->rec.seg.self->gc_pauses, 1);
     }
 }

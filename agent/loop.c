@@ -176,8 +176,8 @@ register_loop(struct lg_agent *agent, struct facts *facts)
     loop->calls.poll_enter = poll_enter;
     loop->calls.poll_leave = poll_leave;
     loop->calls.slow_call = slow_call;
-    loop->calls.slow_ns = loop->threshold_ns / 4 > LG_CALL_LOOK_NS ? loop->threshold_ns / 4
-                                                                   : LG_CALL_LOOK_NS;
+    loop->calls.slow_ns =
+        loop->threshold_ns / 4 > LG_CALL_LOOK_NS ? loop->threshold_ns / 4 : LG_CALL_LOOK_NS;
     loop->has_edges = lg_agent_has_edges(agent);
     /* Without edges it may have been in poll between two steps. */
     loop->gap_threshold_ns =
@@ -193,8 +193,8 @@ register_loop(struct lg_agent *agent, struct facts *facts)
         agent->loops_used = index + 1;
         lg_store_release(&agent->rec.seg.tables->loops_used, agent->loops_used);
     }
-    lg_record_push(&agent->rec, LG_RING_EVENTS, now, LG_REC_LIFECYCLE, 0, 0,
-                   LG_LIFE_LOOP_ADDED, 0, index, 0, 0);
+    lg_record_push(&agent->rec, LG_RING_EVENTS, now, LG_REC_LIFECYCLE, 0, 0, LG_LIFE_LOOP_ADDED, 0,
+                   index, 0, 0);
     return loop;
 }
 
@@ -289,8 +289,7 @@ kind_of(PyObject *py_loop)
     }
     enum lg_loop_kind kind = LG_LOOP_OTHER;
     PyObject *module = PyObject_GetAttrString((PyObject *)Py_TYPE(py_loop), "__module__");
-    const char *text =
-        module != NULL && PyUnicode_Check(module) ? PyUnicode_AsUTF8(module) : NULL;
+    const char *text = module != NULL && PyUnicode_Check(module) ? PyUnicode_AsUTF8(module) : NULL;
     if (text != NULL && strncmp(text, "asyncio.", 8) == 0) {
         kind = LG_LOOP_ASYNCIO;
     }
@@ -517,8 +516,7 @@ slow_call(struct lg_calls *calls, const struct lg_call *call)
     if (call->dur_ns < loop->slow_call_dur_ns && loop->slow_call_ns >= loop->edge_ns) {
         return;                         /* a longer one of this stretch is kept */
     }
-    if (lg_pystack_capture_own(loop->agent->pystack, &loop->thread, &loop->slow_call_stack) ==
-        0) {
+    if (lg_pystack_capture_own(loop->agent->pystack, &loop->thread, &loop->slow_call_stack) == 0) {
         loop->slow_call_ns = call->start_ns + call->dur_ns;
         loop->slow_call_dur_ns = call->dur_ns;
     }

@@ -85,32 +85,32 @@ struct lg_loop {
     struct lg_sums edge_sums;
     uint64_t awake_gc_ns;
     uint64_t edge_gc_ns;
-    uint64_t iteration;                 /* goes on with the next loop in this slot: see step_number */
+    uint64_t iteration; /* goes on with the next loop in this slot: see step_number */
     uint64_t first_iteration;
-    uint64_t longest_in_iteration_ns;   /* longest step or gap told already */
-    uint64_t gap_threshold_ns;          /* untracked time above it is told */
-    struct lg_meter meter;              /* CPU clock, last reading */
+    uint64_t longest_in_iteration_ns; /* longest step or gap told already */
+    uint64_t gap_threshold_ns; /* untracked time above it is told */
+    struct lg_meter meter; /* CPU clock, last reading */
     struct lg_hist *lag_hist;
-    uint64_t slow_call_ns;              /* end of the longest slow call, and its stack */
+    uint64_t slow_call_ns; /* end of the longest slow call, and its stack */
     uint64_t slow_call_dur_ns;
     struct lg_pystack_sample slow_call_stack;
 
     /* Totals; loop thread, GIL. */
     uint32_t open_requests;
     uint32_t requests_opened;
-    uint64_t gc_ns;                     /* collections on this thread, CPU time where read */
-    uint64_t threshold_ns;              /* in force; the watchdog may move it */
+    uint64_t gc_ns; /* collections on this thread, CPU time where read */
+    uint64_t threshold_ns; /* in force; the watchdog may move it */
     struct lg_waiters waiters;
-    struct lg_waiters waited_due;       /* told to the watchdog, not yet counted */
+    struct lg_waiters waited_due; /* told to the watchdog, not yet counted */
     struct lg_cumulative *cumulative;
 
     /* The watchdog's, of the stall in progress. */
-    uint64_t holder;                    /* 1 + endpoint whose thread held the GIL, 0 = none */
+    uint64_t holder; /* 1 + endpoint whose thread held the GIL, 0 = none */
     struct lg_votes votes;
 
     /* Outlives a loop: the watchdog may be reading when the slot is used again. */
-    struct lg_notes notes;              /* to the watchdog */
-    struct lg_threshold *threshold;     /* NULL = fixed */
+    struct lg_notes notes; /* to the watchdog */
+    struct lg_threshold *threshold; /* NULL = fixed */
 };
 
 /* The loop of this thread, or NULL. One thread-local load, and a look whether

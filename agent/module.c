@@ -98,8 +98,7 @@ agent_route_handle(PyObject *module, PyObject *args)
     }
     bool is_mount = strcmp(kind, "mount") == 0;
     if (!is_mount && strcmp(kind, "route") != 0) {
-        return PyErr_Format(PyExc_ValueError, "kind must be 'route' or 'mount', not '%.50s'",
-                            kind);
+        return PyErr_Format(PyExc_ValueError, "kind must be 'route' or 'mount', not '%.50s'", kind);
     }
     return lg_route_handle(&agent, original, is_mount);
 }
@@ -231,10 +230,10 @@ exec_module(PyObject *module)
     agent.names = &names;
     agent.like_function = make_like_function();
     if (lg_names_init(&names) < 0 || agent.like_function == NULL ||
-        mark_coroutine_function(agent.like_function) < 0 ||
-        lg_step_add_types(module, &agent) < 0 || lg_asgi_add_types(module, &agent) < 0 ||
-        lg_task_add_types(module, &agent) < 0 || lg_route_add_types(module, &agent) < 0 ||
-        lg_pool_add_types(module, &agent) < 0 || lg_select_add_types(module, &agent) < 0) {
+        mark_coroutine_function(agent.like_function) < 0 || lg_step_add_types(module, &agent) < 0 ||
+        lg_asgi_add_types(module, &agent) < 0 || lg_task_add_types(module, &agent) < 0 ||
+        lg_route_add_types(module, &agent) < 0 || lg_pool_add_types(module, &agent) < 0 ||
+        lg_select_add_types(module, &agent) < 0) {
         return -1;
     }
     if (PyModule_AddObjectRef(module, "Asgi", agent.asgi_type) < 0) {

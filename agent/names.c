@@ -8,10 +8,10 @@
 int
 lg_names_init(struct lg_names *names)
 {
-#define LG_X(identifier, text)                                                            \
-    names->identifier = PyUnicode_InternFromString(text);                                 \
-    if (names->identifier == NULL) {                                                      \
-        return -1;                                                                        \
+#define LG_X(identifier, text) \
+    names->identifier = PyUnicode_InternFromString(text); \
+    if (names->identifier == NULL) { \
+        return -1; \
     }
     LG_NAMES(LG_X)
 #undef LG_X

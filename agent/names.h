@@ -8,36 +8,37 @@
 #include <Python.h>
 
 /* X(identifier, text) */
-#define LG_NAMES(X)                                                                       \
-    X(type, "type")                                                                       \
-    X(http, "http")                                                                       \
-    X(websocket, "websocket")                                                             \
-    X(lifespan, "lifespan")                                                               \
-    X(method, "method")                                                                   \
-    X(headers, "headers")                                                                 \
-    X(status, "status")                                                                   \
-    X(more_body, "more_body")                                                             \
-    X(response_start, "http.response.start")                                              \
-    X(response_body, "http.response.body")                                                \
-    X(response_pathsend, "http.response.pathsend")                                        \
-    X(shutdown_complete, "lifespan.shutdown.complete")                                    \
-    X(route, "route")                                                                     \
-    X(endpoint, "endpoint")                                                               \
-    X(router, "router")                                                                   \
-    X(path, "path")                                                                       \
-    X(fastapi, "fastapi")                                                                 \
-    X(effective_route_context, "effective_route_context")                                 \
-    X(handle, "handle")                                                                   \
-    X(loop, "loop")                                                                       \
-    X(send, "send")                                                                       \
-    X(throw_, "throw")                                                                    \
-    X(close, "close")                                                                     \
-    X(get_name, "get_name")                                                               \
-    X(cr_code, "cr_code")                                                                 \
-    X(gi_code, "gi_code")                                                                 \
-    X(qualname, "__qualname__")                                                           \
-    X(call, "__call__")                                                                   \
-    X(get_task_factory, "get_task_factory")                                               \
+#define LG_NAMES(X) \
+    X(type, "type") \
+    X(http, "http") \
+    X(websocket, "websocket") \
+    X(lifespan, "lifespan") \
+    X(method, "method") \
+    X(headers, "headers") \
+    X(status, "status") \
+    X(more_body, "more_body") \
+    X(response_start, "http.response.start") \
+    X(response_body, "http.response.body") \
+    X(websocket_accept, "websocket.accept") \
+    X(response_pathsend, "http.response.pathsend") \
+    X(shutdown_complete, "lifespan.shutdown.complete") \
+    X(route, "route") \
+    X(endpoint, "endpoint") \
+    X(router, "router") \
+    X(path, "path") \
+    X(fastapi, "fastapi") \
+    X(effective_route_context, "effective_route_context") \
+    X(handle, "handle") \
+    X(loop, "loop") \
+    X(send, "send") \
+    X(throw_, "throw") \
+    X(close, "close") \
+    X(get_name, "get_name") \
+    X(cr_code, "cr_code") \
+    X(gi_code, "gi_code") \
+    X(qualname, "__qualname__") \
+    X(call, "__call__") \
+    X(get_task_factory, "get_task_factory") \
     X(set_task_factory, "set_task_factory")
 
 struct lg_names {

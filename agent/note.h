@@ -22,7 +22,7 @@ enum lg_note_kind {
     LG_NOTE_ITERATION,                  /* many short ones together did */
     LG_NOTE_CUMULATIVE,                 /* a window is over its limit, or ended */
     LG_NOTE_WAITED,                     /* who waited behind the stall of `step` */
-    LG_NOTE_RENAMED,                    /* the step's endpoint is known now */
+    LG_NOTE_RENAMED,                    /* the request's endpoint is known now */
 };
 
 struct lg_waited_note {

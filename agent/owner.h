@@ -45,10 +45,15 @@ struct lg_owner {
     uint64_t unnamed_ns;
     uint64_t unnamed_cpu_ns;
     uint32_t unnamed_steps;
-    uint64_t unnamed_stall_step;        /* number of its last stalled step, or 0 */
+    uint32_t unnamed_stalls;
+    uint32_t unnamed_cumulative;        /* events of its own window */
     uint64_t unnamed_block_ns;
     uint64_t unnamed_parts_ns[LG_CAUSE_COUNT];
+    uint64_t unnamed_cut_ns;            /* steps that count towards its endpoint's window */
+    uint32_t unnamed_cuts;
+    uint64_t unnamed_cut_parts_ns[LG_CAUSE_COUNT];
     uint64_t waited_step;               /* last stall it was counted as waiting for */
+    uint64_t waited_ns;
     struct lg_cumulative *cumulative;   /* lazily, with its first step over the minimum */
 };
 
@@ -56,8 +61,7 @@ struct lg_owner {
 bool lg_owner_is_current(const struct lg_owner *owner);
 
 /* A fresh record with one reference; NULL when memory is out. */
-struct lg_owner *lg_owner_new(struct lg_agent *agent, enum lg_endpoint_kind kind,
-                              uint64_t now_ns);
+struct lg_owner *lg_owner_new(struct lg_agent *agent, enum lg_endpoint_kind kind, uint64_t now_ns);
 
 static inline struct lg_owner *
 lg_owner_ref(struct lg_owner *owner)

@@ -135,8 +135,9 @@ lg_record_endpoint(struct lg_recorder *rec, enum lg_endpoint_kind kind, enum lg_
         return -1;
     }
     uint32_t name_id = intern_string(rec, name, length);
-    uint32_t index = name_id == 0 ? LG_ENDPOINT_OTHER
-                                  : intern_endpoint(rec, LG_ENDPOINT_KEY(name_id, kind, method), now_ns);
+    uint32_t index = name_id == 0
+                         ? LG_ENDPOINT_OTHER
+                         : intern_endpoint(rec, LG_ENDPOINT_KEY(name_id, kind, method), now_ns);
     pthread_mutex_unlock(&rec->names);
     return (int)index;
 }
@@ -398,8 +399,8 @@ cells_step(struct lg_recorder *rec, uint32_t endpoint, uint64_t start_ns, uint64
 }
 
 void
-lg_record_block(struct lg_recorder *rec, uint32_t endpoint, uint64_t end_ns,
-                uint64_t duration_ns, const uint64_t parts_ns[LG_CAUSE_COUNT])
+lg_record_block(struct lg_recorder *rec, uint32_t endpoint, uint64_t end_ns, uint64_t duration_ns,
+                const uint64_t parts_ns[LG_CAUSE_COUNT])
 {
     struct lg_endpoint *e = &rec->seg.endpoints[endpoint];
     lg_add_single(&e->blocked_ns, duration_ns);
@@ -424,8 +425,7 @@ lg_record_waited(struct lg_recorder *rec, uint32_t endpoint, uint64_t now_ns, ui
 }
 
 void
-lg_record_request(struct lg_recorder *rec, uint32_t endpoint,
-                  const struct lg_request_facts *facts)
+lg_record_request(struct lg_recorder *rec, uint32_t endpoint, const struct lg_request_facts *facts)
 {
     struct lg_endpoint *e = &rec->seg.endpoints[endpoint];
     uint64_t ns = facts->end_ns - facts->start_ns;
@@ -467,8 +467,8 @@ lg_record_request(struct lg_recorder *rec, uint32_t endpoint,
     lg_add_single(&c->second_requests, UINT64_C(1) << 32);
     c = cell_at(rec, endpoint, LG_CELLS_1S + second / 10 % LG_CELLS_10S, second / 10);
     lg_add_single(&c->second_requests, UINT64_C(1) << 32);
-    lg_record_push(rec, LG_RING_REQUESTS, facts->end_ns, LG_REC_REQUEST, facts->flags, endpoint,
-                   ns, facts->on_loop_ns, facts->longest_step_ns,
+    lg_record_push(rec, LG_RING_REQUESTS, facts->end_ns, LG_REC_REQUEST, facts->flags, endpoint, ns,
+                   facts->on_loop_ns, facts->longest_step_ns,
                    LG_PAIR(facts->request_id, (uint32_t)facts->status |
                                                   (uint32_t)facts->method << 16 |
                                                   (uint32_t)facts->flags << 24),
@@ -564,9 +564,8 @@ lg_record_loop_busy(struct lg_recorder *rec, uint32_t loop, uint64_t start_ns, u
     uint64_t b = lg_load_relaxed(&c->busy_us_max_lag_us);
     uint32_t lag_us = add_sat(0, (end_ns - start_ns) / LG_NS_PER_US);
     lg_store_relaxed(&c->second_iterations, LG_PAIR(LG_LO(a), add_sat(LG_HI(a), 1)));
-    lg_store_relaxed(&c->busy_us_max_lag_us,
-                     LG_PAIR(add_sat(LG_LO(b), us_between(from, end_ns)),
-                             lag_us > LG_HI(b) ? lag_us : LG_HI(b)));
+    lg_store_relaxed(&c->busy_us_max_lag_us, LG_PAIR(add_sat(LG_LO(b), us_between(from, end_ns)),
+                                                     lag_us > LG_HI(b) ? lag_us : LG_HI(b)));
 }
 
 void
@@ -575,8 +574,7 @@ lg_record_loop_second(struct lg_recorder *rec, uint32_t loop, uint64_t end_ns,
 {
     struct lg_loop_cell *c = loop_cell_at(rec, loop, (uint32_t)(end_ns / LG_NS_PER_S));
     uint64_t v = lg_load_relaxed(&c->requests_open);
-    lg_store_relaxed(&c->requests_open,
-                     LG_PAIR(add_sat(LG_LO(v), add->requests), open_requests));
+    lg_store_relaxed(&c->requests_open, LG_PAIR(add_sat(LG_LO(v), add->requests), open_requests));
     if (add->blocks != 0) {
         pair_add(&c->blocked_us_blocks, add->blocked_ns / LG_NS_PER_US, add->blocks);
     }

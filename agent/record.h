@@ -61,9 +61,8 @@ uint32_t lg_record_string(struct lg_recorder *rec, const char *text, size_t leng
 
 /* Index of the endpoint, created at first sight; LG_ENDPOINT_OTHER when the
  * table is full. -1 with LG_TRY when the table was in use: ask again later. */
-int lg_record_endpoint(struct lg_recorder *rec, enum lg_endpoint_kind kind,
-                       enum lg_method method, const char *name, size_t length,
-                       uint64_t now_ns, enum lg_wait wait);
+int lg_record_endpoint(struct lg_recorder *rec, enum lg_endpoint_kind kind, enum lg_method method,
+                       const char *name, size_t length, uint64_t now_ns, enum lg_wait wait);
 
 /* The endpoint of the same name and method but another kind ("background"),
  * made at first sight. -1 as above. */
@@ -102,8 +101,8 @@ lg_record_push(struct lg_recorder *rec, enum lg_ring_index ring, uint64_t now_ns
 /* One step (or what else kept the loop) of an endpoint: counters, histogram,
  * history. One writer per endpoint: the watchdog for kinds CALLBACK and LOOP,
  * whoever holds the GIL for all others. */
-void lg_record_step(struct lg_recorder *rec, uint32_t endpoint, uint64_t start_ns,
-                    uint64_t end_ns, uint64_t cpu_ns);
+void lg_record_step(struct lg_recorder *rec, uint32_t endpoint, uint64_t start_ns, uint64_t end_ns,
+                    uint64_t cpu_ns);
 
 /* That step was longer than its threshold. */
 void lg_record_block(struct lg_recorder *rec, uint32_t endpoint, uint64_t end_ns,

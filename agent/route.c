@@ -20,14 +20,12 @@ struct handle {
     bool is_mount;
 };
 
-static PyObject *handle_call(PyObject *op, PyObject *const *args, size_t nargsf,
-                             PyObject *kwnames);
+static PyObject *handle_call(PyObject *op, PyObject *const *args, size_t nargsf, PyObject *kwnames);
 static int name_from_route(struct lg_agent *agent, struct lg_owner *owner, PyObject *route,
                            PyObject *scope, bool is_mount);
 static PyObject *included_context(struct lg_agent *agent, PyObject *scope);
-static struct lg_route_slot *find_slot(struct lg_routes *routes, PyObject *route,
-                                       PyObject *context, const struct lg_owner *owner,
-                                       bool is_mount);
+static struct lg_route_slot *find_slot(struct lg_routes *routes, PyObject *route, PyObject *context,
+                                       const struct lg_owner *owner, bool is_mount);
 static PyObject *ask_namer(struct lg_agent *agent, struct lg_owner *owner, PyObject *route,
                            PyObject *scope);
 static int prefix_number(struct lg_routes *routes, PyObject *prefix);
@@ -62,8 +60,9 @@ handle_call(PyObject *op, PyObject *const *args, size_t nargsf, PyObject *kwname
     if (PyVectorcall_NARGS(nargsf) >= 2 && PyDict_Check(args[1])) {
         struct lg_loop *loop = lg_loop_current();
         struct lg_owner *owner = loop != NULL ? loop->running : NULL;
-        if (owner != NULL && owner->endpoint < 0 && lg_owner_is_current(owner)) {
-            name_from_route(self->agent, owner, args[0], args[1], self->is_mount);
+        if (owner != NULL && owner->endpoint < 0 && lg_owner_is_current(owner) &&
+            name_from_route(self->agent, owner, args[0], args[1], self->is_mount) < 0) {
+            return NULL;
         }
     }
     return PyObject_Vectorcall(self->original, args, nargsf & ~PY_VECTORCALL_ARGUMENTS_OFFSET,
@@ -281,8 +280,7 @@ static void
 name_as_mount(struct lg_agent *agent, struct lg_owner *owner)
 {
     PyObject *prefixes = agent->routes.prefixes;
-    PyObject *prefix =
-        prefixes != NULL ? PyList_GetItem(prefixes, (Py_ssize_t)owner->mount) : NULL;
+    PyObject *prefix = prefixes != NULL ? PyList_GetItem(prefixes, (Py_ssize_t)owner->mount) : NULL;
     int endpoint = prefix != NULL ? endpoint_of(agent, owner, prefix) : -1;
     if (endpoint >= 0) {
         lg_owner_name(owner, (uint32_t)endpoint, owner->start_ns);
@@ -309,8 +307,8 @@ name_unrouted(struct lg_agent *agent, struct lg_owner *owner, bool routed)
 static void
 name_as(struct lg_agent *agent, struct lg_owner *owner, const char *text)
 {
-    int endpoint = lg_agent_endpoint(agent, owner->kind, owner->method, text, strlen(text),
-                                     owner->start_ns);
+    int endpoint =
+        lg_agent_endpoint(agent, owner->kind, owner->method, text, strlen(text), owner->start_ns);
     if (endpoint >= 0) {
         lg_owner_name(owner, (uint32_t)endpoint, owner->start_ns);
     }

@@ -46,7 +46,7 @@ PyObject *lg_route_handle(struct lg_agent *agent, PyObject *original, bool is_mo
 /* The namer; NULL or None removes it. */
 int lg_route_set_namer(struct lg_agent *agent, PyObject *namer);
 
-/* At the end of a request that no handle named: scope's own words, in the
+/* At the answer, or the end, of a request that no handle named: scope's own words, in the
  * order of the design (route, the mount it ended in, "(unmatched)",
  * "(unknown)"); a 404 in a mounted application met no route. Leaves no
  * exception set; the owner always has an endpoint after it, but when the table

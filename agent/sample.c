@@ -34,8 +34,8 @@ static void sample_clocks(struct lg_loop *loop, struct lg_watch *watch,
                           struct lg_stall_state *state, uint64_t now_ns, bool collecting);
 static void sample_call(struct lg_sampler *sampler, struct lg_loop *loop, struct lg_watch *watch,
                         struct lg_stall_state *state, uint64_t now_ns, enum lg_cause *waits);
-static void sample_stack(struct lg_sampler *sampler, struct lg_loop *loop,
-                         struct lg_watch *watch, struct lg_stall_state *state, uint64_t now_ns);
+static void sample_stack(struct lg_sampler *sampler, struct lg_loop *loop, struct lg_watch *watch,
+                         struct lg_stall_state *state, uint64_t now_ns);
 static void sample_holder(struct lg_sampler *sampler, struct lg_loop *loop,
                           struct lg_stall_state *state, uint64_t now_ns);
 static void callback_name(const struct lg_plain_frame *plain, uint32_t depth, uint32_t common,
@@ -174,8 +174,8 @@ static void
 sample_call(struct lg_sampler *sampler, struct lg_loop *loop, struct lg_watch *watch,
             struct lg_stall_state *state, uint64_t now_ns, enum lg_cause *waits)
 {
-    static const enum lg_cause cause_of[LG_CALL_CLASS_COUNT] = {
-        LG_CAUSE_IO, LG_CAUSE_DISK, LG_CAUSE_LOCK, LG_CAUSE_GIL};
+    static const enum lg_cause cause_of[LG_CALL_CLASS_COUNT] = {LG_CAUSE_IO, LG_CAUSE_DISK,
+                                                                LG_CAUSE_LOCK, LG_CAUSE_GIL};
     struct lg_call call = {.fd = -1};
     uint64_t since;
     enum lg_call_kind kind;
@@ -260,9 +260,8 @@ sample_stack(struct lg_sampler *sampler, struct lg_loop *loop, struct lg_watch *
     state->stack = watch->seen[best].stack;
     if (state->key.gap && watch->seen[best].name[0] != '\0' && !state->holder_endpoint) {
         const char *callback = watch->seen[best].name;
-        int endpoint =
-            lg_record_endpoint(&sampler->agent->rec, LG_KIND_CALLBACK, LG_METHOD_NONE, callback,
-                               strlen(callback), now_ns, LG_WAIT);
+        int endpoint = lg_record_endpoint(&sampler->agent->rec, LG_KIND_CALLBACK, LG_METHOD_NONE,
+                                          callback, strlen(callback), now_ns, LG_WAIT);
         if (endpoint > 0) {
             state->endpoint = (uint32_t)endpoint;
         }
@@ -287,10 +286,9 @@ sample_holder(struct lg_sampler *sampler, struct lg_loop *loop, struct lg_stall_
         lg_store_relaxed(&loop->holder, (uint64_t)endpoint + 1);
     }
     if (lg_pystack_capture(sampler->walker, &thread, &sampler->frames) == 0) {
-        uint32_t stack = lg_sample_intern(sampler, &sampler->frames,
-                                          endpoint != LG_ENDPOINT_OTHER ? endpoint
-                                                                        : state->endpoint,
-                                          now_ns, NULL, NULL, 0);
+        uint32_t stack = lg_sample_intern(
+            sampler, &sampler->frames, endpoint != LG_ENDPOINT_OTHER ? endpoint : state->endpoint,
+            now_ns, NULL, NULL, 0);
         if (stack != 0) {
             state->holder_stack = stack;
         }
@@ -354,8 +352,7 @@ uint32_t
 lg_sample_thread(struct lg_sampler *sampler, uint64_t tstate, uint32_t endpoint, uint64_t now_ns)
 {
     struct lg_pystack_thread thread;
-    if (sampler->walker == NULL ||
-        lg_pystack_thread_at(sampler->walker, tstate, &thread) != 0 ||
+    if (sampler->walker == NULL || lg_pystack_thread_at(sampler->walker, tstate, &thread) != 0 ||
         lg_pystack_capture(sampler->walker, &thread, &sampler->frames) != 0) {
         return 0;
     }

@@ -18,8 +18,7 @@ struct select {
     struct lg_agent *agent;
 };
 
-static PyObject *select_call(PyObject *op, PyObject *const *args, size_t nargsf,
-                             PyObject *kwnames);
+static PyObject *select_call(PyObject *op, PyObject *const *args, size_t nargsf, PyObject *kwnames);
 static PyObject *selector_of(PyObject *py_loop);
 
 bool
@@ -114,8 +113,7 @@ select_dealloc(struct select *self)
 
 static PyMemberDef select_members[] = {
     {"__wrapped__", Py_T_OBJECT_EX, offsetof(struct select, original), Py_READONLY, NULL},
-    {"__vectorcalloffset__", Py_T_PYSSIZET, offsetof(struct select, vectorcall), Py_READONLY,
-     NULL},
+    {"__vectorcalloffset__", Py_T_PYSSIZET, offsetof(struct select, vectorcall), Py_READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 

@@ -64,6 +64,19 @@ lg_stall_find(struct lg_stalls *stalls, const struct lg_stall_key *key)
 }
 
 void
+lg_stalls_rename(struct lg_stalls *stalls, uint32_t loop, uint32_t request_id, uint32_t endpoint)
+{
+    for (uint64_t back = 1; back <= SEARCHED && back <= stalls->head; back++) {
+        struct lg_stall_state *state = &stalls->twin[(stalls->head - back) % TWINS];
+        if (state->request_id == request_id && state->key.loop == loop &&
+            state->endpoint == LG_ENDPOINT_OTHER) {
+            state->endpoint = endpoint;
+            lg_stall_write(stalls, state);
+        }
+    }
+}
+
+void
 lg_stalls_ongoing(struct lg_stalls *stalls, uint32_t loop,
                   void (*each)(void *context, struct lg_stall_state *state), void *context)
 {

@@ -60,6 +60,10 @@ struct lg_stall_state *lg_stall_new(struct lg_stalls *stalls, const struct lg_st
 struct lg_stall_state *lg_stall_find(struct lg_stalls *stalls, const struct lg_stall_key *key);
 /* Publishes the twin. */
 void lg_stall_write(struct lg_stalls *stalls, const struct lg_stall_state *state);
+/* The request's endpoint has got its name: among the newest, its stalls that
+ * were told under "(other)" are told anew. */
+void lg_stalls_rename(struct lg_stalls *stalls, uint32_t loop, uint32_t request_id,
+                      uint32_t endpoint);
 /* Calls `each` for every twin that is still ongoing on that loop. */
 void lg_stalls_ongoing(struct lg_stalls *stalls, uint32_t loop,
                        void (*each)(void *context, struct lg_stall_state *state), void *context);

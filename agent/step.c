@@ -27,6 +27,7 @@ struct timed {
 /* State of one step on the C stack: steps nest when a task starts eagerly. */
 struct running {
     struct lg_loop *loop;               /* NULL: not measured */
+    uint64_t start_ns;
     struct lg_owner *outer;
     uint64_t outer_start_ns;
     uint64_t outer_excluded_ns;
@@ -164,6 +165,7 @@ enter(struct timed *self, struct running *r)
         r->outer_gc_ns = loop->step_gc_ns;
     }
     loop->running = owner;
+    r->start_ns = now;
     loop->step_start_ns = now;
     loop->excluded_ns = 0;
     loop->step_sums = lg_loop_sums(loop);
@@ -174,7 +176,7 @@ enter(struct timed *self, struct running *r)
             lg_charge_open(loop, owner, +1);
         }
     }
-    if (loop->waiters.stall_step != 0) {
+    if ((loop->waiters.stall_step | loop->waited_due.stall_step) != 0) {
         lg_charge_waiter(loop, owner, now);
     }
     lg_loop_publish(loop, owner, now,
@@ -207,7 +209,8 @@ leave(struct timed *self, struct running *r, bool finished)
         lg_loop_publish_idle(loop);
     }
     else {
-        uint64_t whole = now - s.start_ns;
+        /* Not from s.start_ns: a response that was sent has moved it. */
+        uint64_t whole = now - r->start_ns;
         loop->running = r->outer;
         loop->step_start_ns = r->outer_start_ns;
         loop->excluded_ns = r->outer_excluded_ns + whole;

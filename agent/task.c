@@ -49,8 +49,7 @@ lg_task_install(struct lg_agent *agent, PyObject *py_loop)
     }
     struct lg_pending pending;
     lg_pending_save(&pending);
-    PyObject *present =
-        PyObject_CallMethodNoArgs(py_loop, agent->names->get_task_factory);
+    PyObject *present = PyObject_CallMethodNoArgs(py_loop, agent->names->get_task_factory);
     if (present != NULL && !is_ours(agent, present)) {
         struct factory *self =
             PyObject_GC_New(struct factory, (PyTypeObject *)agent->task_factory_type);
@@ -81,8 +80,7 @@ lg_task_uninstall(struct lg_agent *agent, PyObject *py_loop)
 {
     struct lg_pending pending;
     lg_pending_save(&pending);
-    PyObject *present =
-        PyObject_CallMethodNoArgs(py_loop, agent->names->get_task_factory);
+    PyObject *present = PyObject_CallMethodNoArgs(py_loop, agent->names->get_task_factory);
     if (present != NULL && is_ours(agent, present)) {
         PyObject *previous = ((struct factory *)present)->previous;
         PyObject *done = PyObject_CallMethodOneArg(py_loop, agent->names->set_task_factory,
@@ -233,8 +231,8 @@ owner_of_code(struct lg_agent *agent, PyObject *coro, PyObject *code)
                                : NULL;
         if (text != NULL) {
             uint64_t now = lg_now_ns();
-            int endpoint = lg_agent_endpoint(agent, LG_KIND_TASK, LG_METHOD_NONE, text,
-                                             (size_t)size, now);
+            int endpoint =
+                lg_agent_endpoint(agent, LG_KIND_TASK, LG_METHOD_NONE, text, (size_t)size, now);
             owner = endpoint >= 0 ? lg_owner_new(agent, LG_KIND_TASK, now) : NULL;
             if (owner != NULL) {
                 lg_owner_name(owner, (uint32_t)endpoint, now);
@@ -259,7 +257,8 @@ static bool
 is_server_code(PyObject *code)
 {
     static const char *const packages[] = {
-        "/asyncio/", "/uvicorn/", "/hypercorn/", "/granian/", "/gunicorn/", "/uvicorn_worker/", "/daphne/",
+        "/asyncio/",  "/uvicorn/",        "/hypercorn/", "/granian/",
+        "/gunicorn/", "/uvicorn_worker/", "/daphne/",
     };
     PyObject *file = ((PyCodeObject *)code)->co_filename;
     const char *text = file == NULL ? NULL : PyUnicode_AsUTF8(file);
@@ -346,7 +345,8 @@ factory_dealloc(struct factory *self)
 
 static PyMemberDef factory_members[] = {
     {"__wrapped__", Py_T_OBJECT_EX, offsetof(struct factory, previous), Py_READONLY, NULL},
-    {"__vectorcalloffset__", Py_T_PYSSIZET, offsetof(struct factory, vectorcall), Py_READONLY, NULL},
+    {"__vectorcalloffset__", Py_T_PYSSIZET, offsetof(struct factory, vectorcall), Py_READONLY,
+     NULL},
     {NULL, 0, 0, 0, NULL},
 };
 

@@ -53,9 +53,8 @@ lg_threshold_decide(struct lg_threshold *t, const struct lg_settings *s, uint64_
             return 0;
         }
         uint64_t us = quantile_us(t, s->calibration_iterations, 0.5);
-        t->calibrated_ns =
-            clamp((uint64_t)((double)us * 1e3 * s->threshold_multiplier), s->monitor_interval_ns,
-                  fallback);
+        t->calibrated_ns = clamp((uint64_t)((double)us * 1e3 * s->threshold_multiplier),
+                                 s->monitor_interval_ns, fallback);
         t->next_ns = now_ns + s->adaptive_update_interval_ns;
         return t->calibrated_ns;
     }

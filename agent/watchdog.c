@@ -64,11 +64,12 @@ static void take_note(struct lg_watchdog *w, struct lg_loop *loop, const struct 
                       uint64_t now_ns);
 static void close_stall(struct lg_watchdog *w, struct lg_loop *loop, const struct lg_note *note,
                         uint64_t now_ns);
-static void take_cumulative(struct lg_watchdog *w, struct lg_loop *loop,
-                            const struct lg_note *note, uint64_t now_ns);
+static void take_cumulative(struct lg_watchdog *w, struct lg_loop *loop, const struct lg_note *note,
+                            uint64_t now_ns);
 static struct lg_stall_state *find_misread(struct lg_watchdog *w, struct lg_loop *loop,
                                            const struct lg_note *note);
 static void overlap(void *context, struct lg_stall_state *state);
+static void end_cumulative(struct lg_watchdog *w, struct lg_stall_state *state, uint64_t now_ns);
 static void abandon_old(void *context, struct lg_stall_state *state);
 static void count_gap(struct lg_watchdog *w, const struct lg_stall_state *state,
                       const struct lg_note *note);
@@ -415,8 +416,13 @@ abandon_old(void *context, struct lg_stall_state *state)
 {
     struct lg_watchdog *w = context;
     uint64_t now = lg_now_ns();
-    if (state->key.kind != LG_STALL_CUMULATIVE &&
-        now - (state->start_ns + state->duration_ns) > LG_NS_PER_S) {
+    if (state->key.kind == LG_STALL_CUMULATIVE) {
+        /* Nothing came after it that would have ended it. */
+        if (now - state->start_ns > w->agent->settings.config.cumulative_window_ns) {
+            end_cumulative(w, state, now);
+        }
+    }
+    else if (now - (state->start_ns + state->duration_ns) > LG_NS_PER_S) {
         state->ongoing = false;
         lg_stall_write(w->stalls, state);
         lg_add_single(&w->agent->rec.seg.self->stall_collisions, 1);
@@ -424,8 +430,7 @@ abandon_old(void *context, struct lg_stall_state *state)
 }
 
 static void
-take_note(struct lg_watchdog *w, struct lg_loop *loop, const struct lg_note *note,
-          uint64_t now_ns)
+take_note(struct lg_watchdog *w, struct lg_loop *loop, const struct lg_note *note, uint64_t now_ns)
 {
     struct lg_stall_key key = {.loop = loop->index, .kind = LG_STALL_STEP, .step = note->step};
     struct lg_stall_state *state;
@@ -445,17 +450,13 @@ take_note(struct lg_watchdog *w, struct lg_loop *loop, const struct lg_note *not
             state->waited = note->waited;
             lg_stall_write(w->stalls, state);
             if (state->endpoint == LG_ENDPOINT_LOOP) {
-                lg_record_waited(&w->agent->rec, LG_ENDPOINT_LOOP, now_ns,
-                                 note->waited.requests, note->waited.sum_ns);
+                lg_record_waited(&w->agent->rec, LG_ENDPOINT_LOOP, now_ns, note->waited.requests,
+                                 note->waited.sum_ns);
             }
         }
         break;
     case LG_NOTE_RENAMED:
-        state = lg_stall_find(w->stalls, &key);
-        if (state != NULL) {
-            state->endpoint = note->endpoint;
-            lg_stall_write(w->stalls, state);
-        }
+        lg_stalls_rename(w->stalls, loop->index, note->request_id, note->endpoint);
         break;
     }
 }
@@ -483,9 +484,8 @@ close_stall(struct lg_watchdog *w, struct lg_loop *loop, const struct lg_note *n
         state->tid = (uint32_t)loop->tid;
     }
     state->key = key;
-    uint32_t callback = key.gap && watched && state->endpoint != LG_ENDPOINT_LOOP
-                            ? state->endpoint
-                            : 0;
+    uint32_t callback =
+        key.gap && watched && state->endpoint != LG_ENDPOINT_LOOP ? state->endpoint : 0;
     state->ongoing = false;
     state->start_ns = note->start_ns;
     state->duration_ns = note->duration_ns;
@@ -519,14 +519,13 @@ close_stall(struct lg_watchdog *w, struct lg_loop *loop, const struct lg_note *n
     }
     if (key.gap && !note->blamed_elsewhere) {
         if (callback == 0 && name[0] != '\0') {
-            int endpoint = lg_record_endpoint(&agent->rec, LG_KIND_CALLBACK, LG_METHOD_NONE,
-                                              name, strlen(name), now_ns, LG_WAIT);
+            int endpoint = lg_record_endpoint(&agent->rec, LG_KIND_CALLBACK, LG_METHOD_NONE, name,
+                                              strlen(name), now_ns, LG_WAIT);
             callback = endpoint > 0 ? (uint32_t)endpoint : 0;
         }
         if (callback == 0) {
-            callback = (uint32_t)lg_record_endpoint(&agent->rec, LG_KIND_CALLBACK,
-                                                    LG_METHOD_NONE, "(unknown)", 9, now_ns,
-                                                    LG_WAIT);
+            callback = (uint32_t)lg_record_endpoint(&agent->rec, LG_KIND_CALLBACK, LG_METHOD_NONE,
+                                                    "(unknown)", 9, now_ns, LG_WAIT);
         }
         state->endpoint = callback;
     }
@@ -598,6 +597,9 @@ take_cumulative(struct lg_watchdog *w, struct lg_loop *loop, const struct lg_not
     struct lg_stall_key key = {
         .loop = loop->index, .kind = LG_STALL_CUMULATIVE, .step = note->step};
     struct lg_stall_state *state = lg_stall_find(w->stalls, &key);
+    if (note->finished && (state == NULL || !state->ongoing)) {
+        return;                         /* ended already, perhaps long ago */
+    }
     if (state == NULL) {
         state = lg_stall_new(w->stalls, &key);
         state->thread_name = loop->thread_name;
@@ -606,7 +608,6 @@ take_cumulative(struct lg_watchdog *w, struct lg_loop *loop, const struct lg_not
                        note->endpoint, state->ticket, loop->index, note->duration_ns, note->steps,
                        0);
     }
-    state->ongoing = !note->finished;
     state->start_ns = note->start_ns;
     state->duration_ns = note->duration_ns;
     state->threshold_ns = note->threshold_ns;
@@ -618,13 +619,25 @@ take_cumulative(struct lg_watchdog *w, struct lg_loop *loop, const struct lg_not
     const struct lg_watch *watch = &w->watch[loop->index];
     if (watch->brief.frames.depth != 0 && watch->brief.endpoint == note->endpoint &&
         (note->request_id == 0 || watch->brief.request_id == note->request_id)) {
-        uint32_t stack = lg_sample_intern(w->sampler, &watch->brief.frames, note->endpoint,
-                                          now_ns, loop, NULL, 0);
+        uint32_t stack = lg_sample_intern(w->sampler, &watch->brief.frames, note->endpoint, now_ns,
+                                          loop, NULL, 0);
         state->stack = stack != 0 ? stack : state->stack;
         state->samples++;
     }
-    if (note->finished && state->stack != 0) {
-        lg_record_stack_blame(&w->agent->rec, state->stack, note->duration_ns, now_ns);
+    if (note->finished) {
+        end_cumulative(w, state, now_ns);
+    }
+    else {
+        lg_stall_write(w->stalls, state);
+    }
+}
+
+static void
+end_cumulative(struct lg_watchdog *w, struct lg_stall_state *state, uint64_t now_ns)
+{
+    state->ongoing = false;
+    if (state->stack != 0) {
+        lg_record_stack_blame(&w->agent->rec, state->stack, state->duration_ns, now_ns);
     }
     lg_stall_write(w->stalls, state);
 }
@@ -689,8 +702,8 @@ tell_overflow(struct lg_watchdog *w, uint64_t now_ns)
     uint64_t news = lg_load_relaxed(&w->agent->rec.overflow_told) & ~w->overflow_told;
     for (uint64_t kind = 0; news != 0 && kind < 64; kind++) {
         if (news & UINT64_C(1) << kind) {
-            lg_record_push(&w->agent->rec, LG_RING_WATCHDOG, now_ns, LG_REC_OVERFLOW, 0, 0, kind,
-                           0, 0, 0, 0);
+            lg_record_push(&w->agent->rec, LG_RING_WATCHDOG, now_ns, LG_REC_OVERFLOW, 0, 0, kind, 0,
+                           0, 0, 0);
         }
     }
     w->overflow_told |= news;

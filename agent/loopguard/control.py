@@ -75,6 +75,7 @@ def stop() -> None:
             _log.warning("%s was patched by others after loopguard; it stays wrapped", name)
         if _state.config is not None:
             _state.config = None
+            _state.reported = ""
             _agent.stop()
             _agent.set_route_namer(None)
 
