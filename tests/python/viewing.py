@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +48,9 @@ def run(
     more = dict(env or {})
     if now is not None:
         more["LOOPGUARD_TEST_NOW"] = str(now)
+    path = _for_everyone(program(name)) if "user" in popen else program(name)
     done = subprocess.run(
-        [program(name), *map(str, args)],
+        [path, *map(str, args)],
         capture_output=True,
         timeout=timeout,
         env=environment(**more),
@@ -59,6 +63,18 @@ def run(
     if ok:
         assert done.returncode == 0, done.stderr
     return done
+
+
+@functools.cache
+def _for_everyone(path: str) -> str:
+    """A copy that another user can start: the checkout may lie in a closed folder."""
+    folder = Path(tempfile.mkdtemp(prefix="loopguard-test-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder.chmod(0o755)
+    copy = folder / Path(path).name
+    shutil.copy(path, copy)
+    copy.chmod(0o755)
+    return str(copy)
 
 
 def top(*args: object, **more: Any) -> subprocess.CompletedProcess[str]:

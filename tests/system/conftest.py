@@ -14,6 +14,7 @@ import os
 import pty
 import select
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -60,6 +61,8 @@ class Screen:
         def in_child() -> None:
             os.setsid()
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+            # A test run in the background was started with SIGINT ignored.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             if preexec is not None:
                 preexec()
 
