@@ -75,7 +75,7 @@ feed_linetable(struct lg_pylines *lines, const uint8_t *bytes, size_t size_bytes
 {
     size_t i = 0;
     for (; i + 2 <= size_bytes; i += 2) {
-        int change = (int8_t)bytes[i + 1];
+        int change = bytes[i + 1] < 128 ? bytes[i + 1] : bytes[i + 1] - 256;
         lines->end += bytes[i];
         if (change != NO_LINE_310) {
             lines->line += change;

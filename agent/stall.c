@@ -19,7 +19,6 @@ struct lg_stalls {
     struct lg_stall_state twin[TWINS];
 };
 
-static bool same_key(const struct lg_stall_key *a, const struct lg_stall_key *b);
 
 struct lg_stalls *
 lg_stalls_new(struct lg_recorder *rec)
@@ -56,7 +55,7 @@ lg_stall_find(struct lg_stalls *stalls, const struct lg_stall_key *key)
 {
     for (uint64_t back = 1; back <= SEARCHED && back <= stalls->head; back++) {
         struct lg_stall_state *state = &stalls->twin[(stalls->head - back) % TWINS];
-        if (same_key(&state->key, key)) {
+        if (lg_stall_same(&state->key, key)) {
             return state;
         }
     }
@@ -88,8 +87,8 @@ lg_stalls_ongoing(struct lg_stalls *stalls, uint32_t loop,
     }
 }
 
-static bool
-same_key(const struct lg_stall_key *a, const struct lg_stall_key *b)
+bool
+lg_stall_same(const struct lg_stall_key *a, const struct lg_stall_key *b)
 {
     return a->loop == b->loop && a->kind == b->kind && a->gap == b->gap && a->step == b->step;
 }

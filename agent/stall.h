@@ -49,7 +49,9 @@ struct lg_stall_state {
     struct lg_waited_note waited;
 };
 
-struct lg_stalls;                       /* opaque */
+bool lg_stall_same(const struct lg_stall_key *a, const struct lg_stall_key *b);
+
+struct lg_stalls; /* opaque */
 
 struct lg_stalls *lg_stalls_new(struct lg_recorder *rec);
 void lg_stalls_free(struct lg_stalls *stalls);

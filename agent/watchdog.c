@@ -247,9 +247,7 @@ look(struct lg_watchdog *w, struct lg_loop *loop, uint64_t now_ns)
     bool whole = lg_seq_read(&e->seq, line.words, LINE_A_WORDS, 4);
     const struct lg_loop_entry *a = &line.entry;
     uint64_t awake = lg_load_relaxed(&e->awake_since_ns);
-    struct lg_stall_key key;
-    memset(&key, 0, sizeof(key));       /* compared as bytes */
-    key.loop = loop->index;
+    struct lg_stall_key key = {.loop = loop->index};
     uint64_t start = now_ns;
     uint64_t threshold = 0;
     if (whole && LG_LOOP_STATE(a->state) == LG_LOOP_STEP) {
@@ -278,7 +276,7 @@ look(struct lg_watchdog *w, struct lg_loop *loop, uint64_t now_ns)
     }
     else {
         leave_watch(loop, watch);
-        if (threshold == 0 || memcmp(&key, &watch->base_key, sizeof(key)) != 0) {
+        if (threshold == 0 || !lg_stall_same(&key, &watch->base_key)) {
             /* From the first sight of a step on, so that a stall's first sample
              * has nearly all of it. */
             lg_sample_baseline(loop, watch);
@@ -340,7 +338,7 @@ watch_over(struct lg_watchdog *w, struct lg_loop *loop, const struct lg_stall_ke
         watch->active = true;
         watch->key = *key;
         watch->start_ns = start_ns;
-        bool seen_before = memcmp(key, &watch->base_key, sizeof(*key)) == 0;
+        bool seen_before = lg_stall_same(key, &watch->base_key);
         watch->last_ns = seen_before && watch->base_ns > start_ns ? watch->base_ns : start_ns;
         memset(&loop->votes, 0, sizeof(loop->votes));
         lg_store_relaxed(&loop->holder, 0);
