@@ -19,6 +19,7 @@
 #include "loop.h"
 #include "record.h"
 #include "route.h"
+#include "settings.h"
 
 #define LG_LOOPS 8
 
@@ -47,21 +48,6 @@ struct lg_feature_note {                /* kept here too: there may be no segmen
     bool known;
     bool on;
     char reason[40];
-};
-
-struct lg_settings {
-    struct lg_config_info config;
-    uint64_t monitor_interval_ns;
-    uint64_t adaptive_update_interval_ns;
-    double threshold_multiplier;
-    double adaptive_percentile;
-    uint32_t calibration_iterations;
-    uint32_t adaptive_window_size;
-    uint32_t adaptive_min_samples;
-    char segment_dir[192];              /* "" = shm_open */
-    char app[128];
-    char server[64];
-    char version[32];
 };
 
 enum lg_agent_state {

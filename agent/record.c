@@ -200,6 +200,9 @@ intern_string(struct lg_recorder *rec, const char *text, size_t length)
 {
     if (length > LG_MAX_STRING) {
         length = LG_MAX_STRING;
+        while (length > 0 && ((unsigned char)text[length] & 0xc0) == 0x80) {
+            length--;                   /* UTF-8 is cut between characters */
+        }
         lg_add_single(&rec->seg.self->string_truncated, 1);
     }
     uint64_t hash = hash_bytes(text, length, 0);

@@ -3,6 +3,8 @@
  */
 #include "settings.h"
 
+#include <Python.h>
+
 #include <string.h>
 
 #include "agent.h"

@@ -11,7 +11,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "agent.h"
+#include "note.h"
+#include "record.h"
 
 /* What identifies a stall until it is closed. */
 struct lg_stall_key {

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "agent.h"
+#include "settings.h"
 
 static uint64_t quantile_us(const struct lg_threshold *t, uint32_t n, double q);
 static int by_size(const void *a, const void *b);

@@ -81,13 +81,14 @@ def told(kind: str, main: Any, **options: Any) -> Segment:
 def blocks(seen: Segment) -> list[tuple[str, str]]:
     """Endpoint and innermost function of this file, of each block.
 
-    Not those that a busy machine made, which are nobody's.
+    Not what a busy machine made of the test's own preparations: those take CPU,
+    while what is done on purpose sleeps.
     """
     return [(s.endpoint, where(s)) for s in seen.stalls if s.kind == "step" and not is_noise(s)]
 
 
 def is_noise(stall: Stall) -> bool:
-    return stall.endpoint == "(loop)" and stall.cause == "scheduler"
+    return stall.cause != "io"
 
 
 def where(stall: Stall) -> str:
@@ -95,6 +96,10 @@ def where(stall: Stall) -> str:
         if file == __file__:
             return function.rpartition(".")[2]
     return ""
+
+
+def is_noisy(seen: Segment, label: str) -> bool:
+    return label in {s.endpoint for s in seen.stalls if is_noise(s)}
 
 
 def only_block(seen: Segment, endpoint: str, *, function: str = "block") -> Stall:
@@ -108,7 +113,8 @@ def only_block(seen: Segment, endpoint: str, *, function: str = "block") -> Stal
     row = seen.endpoint(endpoint)
     assert (row.blocks, row.blocked_ms) == (1, pytest.approx(stall.duration_ms, abs=0.01))
     assert row.step_max_ms == pytest.approx(stall.duration_ms, abs=0.01)
-    assert [r.label for r in seen.endpoints if r.blocks and r.kind != "loop"] == [endpoint]
+    rows = [r.label for r in seen.endpoints if r.blocks and not is_noisy(seen, r.label)]
+    assert rows == [endpoint]
     return stall
 
 
@@ -419,7 +425,7 @@ def test_timer_and_soon_and_threadsafe_callbacks(kind: str) -> None:
     seen = told(kind, main())
     assert [e for e, _ in blocks(seen)] == [callback_name(f) for f in (timer, soon, threadsafe)]
     for row in seen.endpoints:
-        assert row.blocks == (1 if row.kind == "callback" else 0) or row.kind == "loop"
+        assert row.blocks == (1 if row.kind == "callback" else 0) or is_noisy(seen, row.label)
 
 
 def callback_name(function: Callable[..., Any]) -> str:
