@@ -33,6 +33,7 @@ struct lg_watch {
     struct {
         uint32_t endpoint;
         uint32_t request_id;
+        uint64_t at_ns;
         struct lg_pystack_sample frames;
     } brief;
     /* Stacks seen, with how often; the most frequent one is the stall's. */

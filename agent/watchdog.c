@@ -34,6 +34,7 @@ struct lg_watchdog {
     struct lg_stalls *stalls;
     struct lg_sampler *sampler;
     struct lg_watch watch[LG_LOOPS];
+    struct lg_pystack_sample passing; /* scratch of look_in_passing() */
     uint64_t last_active_ns;
     uint64_t next_second_ns;
     uint64_t anchor_offset_ns;          /* real - mono at the last anchor */
@@ -53,6 +54,8 @@ struct overlap_search {
 static void *run(void *arg);
 static bool pause_until(struct lg_watchdog *w, uint64_t when_ns);
 static void tick(struct lg_watchdog *w, uint64_t now_ns);
+static void look_in_passing(struct lg_watchdog *w, struct lg_loop *loop,
+                            const struct lg_loop_entry *line, uint64_t now_ns);
 static void move_threshold(struct lg_agent *agent, struct lg_loop *loop, uint64_t now_ns);
 static void look(struct lg_watchdog *w, struct lg_loop *loop, uint64_t now_ns);
 static void watch_over(struct lg_watchdog *w, struct lg_loop *loop, const struct lg_stall_key *key,
@@ -284,10 +287,8 @@ look(struct lg_watchdog *w, struct lg_loop *loop, uint64_t now_ns)
             watch->base_ns = now_ns;
         }
         if (threshold != 0 && !key.gap &&
-            now_ns - start >= agent->settings.config.cumulative_min_step_ns &&
-            lg_sample_brief(w->sampler, loop, &watch->brief.frames)) {
-            watch->brief.endpoint = LG_LO(a->endpoint_task);
-            watch->brief.request_id = LG_LO(a->request_tid);
+            now_ns - start >= agent->settings.config.cumulative_min_step_ns) {
+            look_in_passing(w, loop, a, now_ns);
         }
     }
     if (awake != 0 || whole == false || LG_LOOP_STATE(a->state) == LG_LOOP_STEP) {
@@ -298,6 +299,28 @@ look(struct lg_watchdog *w, struct lg_loop *loop, uint64_t now_ns)
         lg_store_relaxed(&e->cpu_now_ns, lg_timespec_ns(&ts));
     }
     lg_store_release(&e->heartbeat_ns, now_ns);
+}
+
+/* The stack of a step that is no stall, for the cumulative window it may become
+ * part of. The deepest one of the same request stays: a step caught at its very
+ * end shows only what leads to the application. */
+static void
+look_in_passing(struct lg_watchdog *w, struct lg_loop *loop, const struct lg_loop_entry *line,
+                uint64_t now_ns)
+{
+    struct lg_watch *watch = &w->watch[loop->index];
+    if (!lg_sample_brief(w->sampler, loop, &w->passing)) {
+        return;
+    }
+    bool same = watch->brief.endpoint == LG_LO(line->endpoint_task) &&
+                watch->brief.request_id == LG_LO(line->request_tid) &&
+                now_ns - watch->brief.at_ns <= w->agent->settings.config.cumulative_window_ns;
+    if (!same || w->passing.depth >= watch->brief.frames.depth) {
+        watch->brief.endpoint = LG_LO(line->endpoint_task);
+        watch->brief.request_id = LG_LO(line->request_tid);
+        watch->brief.at_ns = now_ns;
+        watch->brief.frames = w->passing;
+    }
 }
 
 /* A calibrated or adaptive threshold; untracked time goes by the same one
