@@ -180,7 +180,7 @@ static PyObject *
 call_run(PyObject *op, PyObject *const *args, size_t nargsf, PyObject *kwnames)
 {
     struct call *self = (struct call *)op;
-    struct run run;
+    struct run run = {0};
     begin(self, &run);
     PyObject *result = PyObject_Vectorcall(self->func, args, nargsf, kwnames);
     if (run.room != NULL) {
