@@ -94,6 +94,7 @@ struct lg_agent {
     PyObject *select_type;
     PyObject *pool_type;
     PyObject *like_function;            /* a coroutine function (scope, receive, send) */
+    PyObject *like_call;                /* 3.9: (self, scope, receive, send), calls self; or NULL */
     PyObject *task_class;               /* asyncio.Task */
     PyObject *current_task;             /* asyncio.current_task */
     PyObject *get_running_loop;         /* asyncio._get_running_loop */

@@ -46,6 +46,8 @@ static PyObject *send_call(PyObject *op, PyObject *const *args, size_t nargsf, P
 static void note_event(struct send *self, PyObject *event);
 static void name_now(struct send *self);
 static bool is_coroutine_like(PyObject *o);
+static bool is_asgi3(PyObject *app);
+static bool is_coroutine_function(PyObject *o);
 
 /* ---- the application --------------------------------------------------- */
 
@@ -62,10 +64,45 @@ lg_asgi_wrap(struct lg_agent *agent, PyObject *app)
     }
     self->vectorcall = asgi_call;
     self->app = Py_NewRef(app);
-    self->like = Py_XNewRef(agent->like_function);
+    self->like = is_asgi3(app) ? Py_XNewRef(agent->like_function) : NULL;
     self->agent = agent;
     PyObject_GC_Track(self);
     return (PyObject *)self;
+}
+
+/* As servers decide it: an asynchronous function, or an object whose __call__ is
+ * one. Anything else (the older protocol of two calls, WSGI) must not begin to
+ * look like it. */
+static bool
+is_asgi3(PyObject *app)
+{
+    bool result = is_coroutine_function(app);
+    if (!result && !PyFunction_Check(app)) {
+        PyObject *call =
+            PyObject_GetAttrString(app, PyType_Check(app) ? "__await__" : "__call__");
+        result = call != NULL && (PyType_Check(app) || is_coroutine_function(call));
+        Py_XDECREF(call);
+    }
+    PyErr_Clear();
+    return result;
+}
+
+/* A function, a method or what looks like one, with the flag or with one of the
+ * marks that asyncio and inspect accept. */
+static bool
+is_coroutine_function(PyObject *o)
+{
+    if (PyType_Check(o)) {
+        return false;
+    }
+    PyObject *code = PyObject_GetAttrString(o, "__code__");
+    PyObject *flags = code != NULL ? PyObject_GetAttrString(code, "co_flags") : NULL;
+    bool result = flags != NULL && (PyLong_AsLong(flags) & CO_COROUTINE) != 0;
+    Py_XDECREF(flags);
+    Py_XDECREF(code);
+    PyErr_Clear();
+    return result || PyObject_HasAttrString(o, "_is_coroutine") ||
+           PyObject_HasAttrString(o, "_is_coroutine_mark");
 }
 
 static PyObject *
@@ -224,6 +261,9 @@ asgi_getattro(PyObject *op, PyObject *name)
         "__name__", "__qualname__", "_is_coroutine",
     };
     if (text_is(name, self->agent->names->call)) {
+        if (self->like != NULL && self->agent->like_call != NULL) {
+            return PyMethod_New(self->agent->like_call, op);
+        }
         return Py_NewRef(op);
     }
     for (size_t i = 0; self->like != NULL && i < sizeof(function_like) / sizeof(char *); i++) {

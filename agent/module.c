@@ -166,9 +166,8 @@ forked_child(void)
 
 /* `async def` of our signature: what inspect sees when it looks at an Asgi. */
 static PyObject *
-make_like_function(void)
+make_like_function(const char *source)
 {
-    static const char source[] = "async def application(scope, receive, send): ...\n";
     PyObject *globals = Py_BuildValue("{s:s}", "__name__", "loopguard._agent");
     if (globals == NULL) {
         return NULL;
@@ -179,7 +178,7 @@ make_like_function(void)
         PyObject *done = PyRun_String(source, Py_file_input, globals, globals);
         Py_XDECREF(done);
         if (done != NULL) {
-            result = Py_XNewRef(PyDict_GetItemString(globals, "application"));
+            result = Py_XNewRef(PyDict_GetItemString(globals, "like"));
         }
     }
     Py_DECREF(globals);
@@ -228,7 +227,15 @@ exec_module(PyObject *module)
         return -1;
     }
     agent.names = &names;
-    agent.like_function = make_like_function();
+    agent.like_function = make_like_function("async def like(scope, receive, send): ...\n");
+#if PY_VERSION_HEX < 0x030A0000
+    /* There inspect believes nobody but real functions and their methods. */
+    agent.like_call = make_like_function("async def like(self, scope, receive, send):\n"
+                                         "    return await self(scope, receive, send)\n");
+    if (agent.like_call == NULL) {
+        return -1;
+    }
+#endif
     if (lg_names_init(&names) < 0 || agent.like_function == NULL ||
         mark_coroutine_function(agent.like_function) < 0 || lg_step_add_types(module, &agent) < 0 ||
         lg_asgi_add_types(module, &agent) < 0 || lg_task_add_types(module, &agent) < 0 ||

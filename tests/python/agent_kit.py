@@ -209,18 +209,35 @@ def segments_of(pid: int) -> list[str]:
 
 
 class Worker:
-    """uvicorn with an application given as source, in a process of its own."""
+    """A server with an application given as source, in a process of its own.
 
-    def __init__(self, folder: Path, source: str, *, loop: str = "asyncio",
-                 env: Optional[dict[str, str]] = None, options: tuple[str, ...] = ()) -> None:
+    It is uvicorn, unless `command` says otherwise; "{fd}" in that is the number
+    of the listening socket.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        source: str,
+        *,
+        loop: str = "asyncio",
+        env: Optional[dict[str, str]] = None,
+        command: Optional[list[str]] = None,
+    ) -> None:
         (folder / "application.py").write_text(textwrap.dedent(source))
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
         fd = self.listener.fileno()
+        if command is None:
+            command = [sys.executable, "-m", "uvicorn", "application:app", "--fd", "{fd}"]
+            command += ["--loop", loop, "--log-level", "warning"]
         self.process = subprocess.Popen(
-            [sys.executable, *options, "-m", "uvicorn", "application:app", "--fd", str(fd),
-             "--loop", loop, "--log-level", "warning"],
-            cwd=folder, env=environment(env), pass_fds=[fd], stderr=subprocess.PIPE, text=True,
+            [word.format(fd=fd) for word in command],
+            cwd=folder,
+            env=environment(env),
+            pass_fds=[fd],
+            stderr=subprocess.PIPE,
+            text=True,
         )
         self.pid = self.process.pid
 

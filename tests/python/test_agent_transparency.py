@@ -716,10 +716,49 @@ def test_application_looks_like_a_coroutine_function_of_three_arguments() -> Non
             assert asyncio.iscoroutinefunction(app.__call__)
         if sys.version_info >= (3, 10):
             assert inspect.iscoroutinefunction(app)
-            assert inspect.iscoroutinefunction(app.__call__)
+        assert inspect.iscoroutinefunction(app.__call__)  # hypercorn asks so
         assert list(inspect.signature(app).parameters) == ["scope", "receive", "send"]
         assert control.measured(app) is app
         assert app.app is echo
+
+
+class OfTwoCalls:
+    def __init__(self, scope: Any) -> None:
+        self.scope = scope
+
+    async def __call__(self, receive: Any, send: Any) -> None: ...
+
+
+class Synchronous:
+    def __call__(self, environ: Any, start_response: Any) -> Any:
+        return [b"wsgi"]
+
+
+def wsgi(environ: Any, start_response: Any) -> Any:
+    return [b"wsgi"]
+
+
+@pytest.mark.parametrize("odd", [OfTwoCalls, Synchronous(), wsgi], ids=["asgi2", "object", "wsgi"])
+def test_what_is_no_asgi3_does_not_begin_to_look_like_it(odd: Any) -> None:
+    with agent():
+        app: Any = control.measured(odd)
+        assert not asyncio.iscoroutinefunction(app)
+        assert not inspect.iscoroutinefunction(app)
+        assert not inspect.iscoroutinefunction(app.__call__)
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+def test_call_attribute_calls(kind: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> Any:
+        return scope["type"]
+
+    async def main() -> Any:
+        call = control.measured(app).__call__
+        return await call(scope(), None, None)
+
+    with agent():
+        assert run(kind, main()) == "http"
+        assert sum(e.requests for e in segment().endpoints) == 1
 
 
 def test_attributes_of_the_application_are_reached() -> None:
