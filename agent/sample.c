@@ -281,6 +281,9 @@ sample_holder(struct lg_sampler *sampler, struct lg_loop *loop, struct lg_stall_
         return;
     }
     uint32_t endpoint = lg_pool_endpoint_of(sampler->agent->pool, thread.pthread_id);
+    if (endpoint == LG_ENDPOINT_OTHER && state->holder_endpoint != LG_ENDPOINT_OTHER) {
+        return; /* a thread that only came by does not displace one that has a name */
+    }
     if (endpoint != LG_ENDPOINT_OTHER) {
         state->holder_endpoint = endpoint;
         lg_store_relaxed(&loop->holder, (uint64_t)endpoint + 1);

@@ -382,7 +382,11 @@ def test_another_byte_order_is_told(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("content", [b"hello\n", b"\x7fELF" + bytes(9000), b"LGUARD\x1a\r" * 900])
+@pytest.mark.parametrize(
+    "content",
+    [b"hello\n", b"\x7fELF" + bytes(9000), b"LGUARD\x1a\r" * 900],
+    ids=["text", "program", "nearly"],
+)
 def test_a_foreign_file_is_told(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "notes.txt"
     path.write_bytes(content)
@@ -393,7 +397,9 @@ def test_a_folder_is_not_a_segment(tmp_path: Path) -> None:
     assert said("-f", tmp_path) == (5, [f"{tmp_path}: not a loopguard segment"])
 
 
-@pytest.mark.parametrize("content", [b"", bytes(4096), bytes(3_000_000)])
+@pytest.mark.parametrize(
+    "content", [b"", bytes(4096), bytes(3_000_000)], ids=["empty", "a page", "much"]
+)
 def test_a_file_in_the_making_is_told(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "worker.lg"
     path.write_bytes(content)
