@@ -194,7 +194,7 @@ call_run(PyObject *op, PyObject *const *args, size_t nargsf, PyObject *kwnames)
 static void
 begin(struct call *self, struct run *run)
 {
-    run->room = room_of(self);
+    *run = (struct run){.room = room_of(self)};
     if (run->room == NULL || !self->waiting) {
         run->room = NULL;               /* stopped since, or called a second time */
         return;
