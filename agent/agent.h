@@ -94,16 +94,16 @@ struct lg_agent {
     PyObject *select_type;
     PyObject *pool_type;
     PyObject *like_function;            /* a coroutine function (scope, receive, send) */
-    PyObject *like_call;                /* 3.9: (self, scope, receive, send), calls self; or NULL */
-    PyObject *task_class;               /* asyncio.Task */
-    PyObject *current_task;             /* asyncio.current_task */
-    PyObject *get_running_loop;         /* asyncio._get_running_loop */
-    struct lg_task_slot *task_slots;    /* see task.c */
+    PyObject *like_call; /* 3.9: (self, scope, receive, send), calls self; or NULL */
+    PyObject *task_class; /* asyncio.Task */
+    PyObject *current_task; /* asyncio.current_task */
+    PyObject *get_running_loop; /* asyncio._get_running_loop */
+    struct lg_task_slot *task_slots; /* see task.c */
     uint32_t task_slots_used;
-    unsigned long changing;             /* the thread that wakes or stops it just now, 0 = none */
-    bool stop_wanted;                   /* by that very thread, from Python code within */
-    bool forked;                        /* a child of the armed one, not yet awake */
-    struct lg_names *names;             /* interned Python strings, see names.h */
+    unsigned long changing; /* the thread that wakes or stops it just now, 0 = none */
+    bool stop_wanted; /* by that very thread, from Python code within */
+    bool forked; /* a child of the armed one, not yet awake */
+    struct lg_names *names; /* interned Python strings, see names.h */
 };
 
 /* Settings from a checked dict (config.py). 0, or -1 with an exception set:

@@ -78,8 +78,7 @@ is_asgi3(PyObject *app)
 {
     bool result = is_coroutine_function(app);
     if (!result && !PyFunction_Check(app)) {
-        PyObject *call =
-            PyObject_GetAttrString(app, PyType_Check(app) ? "__await__" : "__call__");
+        PyObject *call = PyObject_GetAttrString(app, PyType_Check(app) ? "__await__" : "__call__");
         result = call != NULL && (PyType_Check(app) || is_coroutine_function(call));
         Py_XDECREF(call);
     }

@@ -230,8 +230,9 @@ exec_module(PyObject *module)
     agent.like_function = make_like_function("async def like(scope, receive, send): ...\n");
 #if PY_VERSION_HEX < 0x030A0000
     /* There inspect believes nobody but real functions and their methods. */
-    agent.like_call = make_like_function("async def like(self, scope, receive, send):\n"
-                                         "    return await self(scope, receive, send)\n");
+    agent.like_call = make_like_function(
+        "async def like(self, scope, receive, send):\n"
+        "    return await self(scope, receive, send)\n");
     if (agent.like_call == NULL) {
         return -1;
     }

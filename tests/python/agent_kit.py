@@ -19,11 +19,12 @@ import textwrap
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
+
+from segment_reader import Segment, Stall
 
 import loopguard
 from loopguard import control
-from segment_reader import Segment, Stall
 
 Messages = list[dict[str, Any]]
 App = Callable[[Any, Any, Any], Awaitable[Any]]
@@ -176,8 +177,14 @@ def spin(ms: float) -> None:
 # ---- processes of their own -----------------------------------------------
 
 
-def script(source: str, *args: str, env: Optional[dict[str, str]] = None, check: bool = True,
-           options: tuple[str, ...] = (), timeout: float = 60) -> subprocess.CompletedProcess[str]:
+def script(
+    source: str,
+    *args: str,
+    env: dict[str, str] | None = None,
+    check: bool = True,
+    options: tuple[str, ...] = (),
+    timeout: float = 60,
+) -> subprocess.CompletedProcess[str]:
     """Runs Python source in a process of its own, with this folder to import from."""
     done = subprocess.run(
         [sys.executable, *options, "-c", textwrap.dedent(source), *args],
@@ -192,7 +199,7 @@ def script(source: str, *args: str, env: Optional[dict[str, str]] = None, check:
     return done
 
 
-def environment(more: Optional[dict[str, str]] = None) -> dict[str, str]:
+def environment(more: dict[str, str] | None = None) -> dict[str, str]:
     """This one's, with this folder and that of the tests' package to import from."""
     folders = [str(Path(__file__).parent), str(Path(loopguard.__file__).parents[1])]
     present = os.environ.get("PYTHONPATH")
@@ -221,8 +228,8 @@ class Worker:
         source: str,
         *,
         loop: str = "asyncio",
-        env: Optional[dict[str, str]] = None,
-        command: Optional[list[str]] = None,
+        env: dict[str, str] | None = None,
+        command: list[str] | None = None,
     ) -> None:
         (folder / "application.py").write_text(textwrap.dedent(source))
         self.listener = socket.create_server(("127.0.0.1", 0))

@@ -44,12 +44,29 @@ RECORDS = {
     11: "cumulative",
 }
 LIFE = {1: "start", 2: "loop added", 3: "loop closed", 4: "fork child", 5: "clean exit"}
-SELF = (
-    "requests lag_samples stalls stacks stacks_rejected gc_pauses lifecycle endpoint_overflow "
-    "string_overflow string_truncated stack_overflow frame_overflow hist_saturated "
-    "ring_unavailable loop_overflow intern_busy watchdog_ticks watchdog_misses watchdog_cpu_ns "
-    "stall_collisions errors"
-).split()
+SELF = [
+    "requests",
+    "lag_samples",
+    "stalls",
+    "stacks",
+    "stacks_rejected",
+    "gc_pauses",
+    "lifecycle",
+    "endpoint_overflow",
+    "string_overflow",
+    "string_truncated",
+    "stack_overflow",
+    "frame_overflow",
+    "hist_saturated",
+    "ring_unavailable",
+    "loop_overflow",
+    "intern_busy",
+    "watchdog_ticks",
+    "watchdog_misses",
+    "watchdog_cpu_ns",
+    "stall_collisions",
+    "errors",
+]
 ONGOING = 1
 EXCEPTION, CANCELLED, NO_RESPONSE = 1, 2, 4
 _PROC, _SELF, _FEATURES, _TABLES, _STRINGS, _ENDPOINTS, _LOOPS = 1, 4, 5, 6, 7, 8, 10

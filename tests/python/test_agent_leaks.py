@@ -10,7 +10,6 @@ import platform
 import sys
 
 import pytest
-
 from agent_kit import LOOPS, script
 
 PRELUDE = """

@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-import loopguard
 from agent_kit import (
     LOOPS,
     Worker,
@@ -32,8 +30,10 @@ from agent_kit import (
     stalls,
     until,
 )
-from loopguard import _agent, control
 from segment_reader import Segment
+
+import loopguard
+from loopguard import _agent, control
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from agent_kit import DEADLINE_S, LOOPS, Worker, environment, segments_of, until
 from segment_reader import CANCELLED, Segment
 

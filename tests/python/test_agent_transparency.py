@@ -8,6 +8,7 @@ the case is once the application itself, once a child task.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import gc
@@ -22,9 +23,9 @@ from typing import Any
 
 import anyio
 import pytest
+from agent_kit import LOOPS, agent, request, run, scope, segment
 
 import loopguard
-from agent_kit import LOOPS, agent, request, run, scope, segment
 from loopguard import control
 
 Coro = Callable[[], Awaitable[Any]]
@@ -40,11 +41,11 @@ def stopped_afterwards() -> Iterator[None]:
 # ---- cases: each an async function without arguments --------------------------
 
 
-class Odd(Exception):
+class OddError(Exception):
     """Compared by its address, so that another instance is noticed."""
 
 
-KEPT = Odd("kept")
+KEPT = OddError("kept")
 
 
 async def returns_none() -> None:
@@ -208,10 +209,8 @@ async def shields() -> Any:
         return "done all the same"
 
     inner = asyncio.ensure_future(child())
-    try:
+    with contextlib.suppress(asyncio.TimeoutError):
         await asyncio.wait_for(asyncio.shield(inner), 0.0005)
-    except asyncio.TimeoutError:
-        pass
     return await inner
 
 
@@ -570,8 +569,12 @@ def test_dropped_in_the_middle_it_runs_its_finally() -> None:
 
 def test_never_awaited_is_warned_of() -> None:
     with agent(), pytest.warns(RuntimeWarning, match="coroutine 'body' was never awaited"):
-        measured_body([])
-        gc.collect()
+        del_of(measured_body([]))
+
+
+def del_of(coro: Any) -> None:
+    del coro
+    gc.collect()
 
 
 def test_awaited_twice_is_refused() -> None:
@@ -690,14 +693,16 @@ def test_cycle_through_a_measured_coroutine_is_collected() -> None:
         print(node)
 
     with agent():
-        node = Node()
-        gone = weakref.ref(node)
-        measured = control.measured(lambda s, r, send: app(node, r, send))
-        node.coro = measured(scope(), None, None)
-        node.coro.send(None)
-        del node, measured
+        gone = weakref.ref(in_a_cycle(Node(), app))
         gc.collect()
         assert gone() is None
+
+
+def in_a_cycle(node: Any, app: Any) -> Any:
+    measured = control.measured(lambda s, r, send: app(node, r, send))
+    node.coro = measured(scope(), None, None)
+    node.coro.send(None)
+    return node
 
 
 # ---- the wrapped application and send -----------------------------------------
@@ -903,7 +908,7 @@ def test_application_that_raises_without_awaiting() -> None:
 
 
 def test_application_that_returns_another_kind_of_awaitable() -> None:
-    class Awaitable_:
+    class OtherAwaitable:
         def __await__(self) -> Any:
             yield from asyncio.sleep(0).__await__()
             return "awaited"
@@ -917,7 +922,7 @@ def test_application_that_returns_another_kind_of_awaitable() -> None:
         return asyncio.ensure_future(returns_at_once())
 
     def with_object(scope: Any, receive: Any, send: Any) -> Any:
-        return Awaitable_()
+        return OtherAwaitable()
 
     @types.coroutine
     def with_generator(scope: Any, receive: Any, send: Any) -> Any:
@@ -1110,7 +1115,7 @@ def test_coroutine_that_is_no_coroutine_is_refused_as_before() -> None:
         for watched in (False, True):
             watch = loopguard.watch() if watched else None
             with pytest.raises(TypeError) as error:
-                loop.create_task(5)  # type: ignore[arg-type]
+                await loop.create_task(5)  # type: ignore[arg-type]
             errors.append(str(error.value))
             if watch:
                 watch.stop()

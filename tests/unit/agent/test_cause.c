@@ -33,8 +33,8 @@ each_measured_class_is_the_cause_when_it_is_the_most(void **state)
         {.wall_ns = 100 * MS, .used.major_faults = 900},
         {.wall_ns = 100 * MS},
     };
-    const uint32_t cause[] = {LG_CAUSE_IO,  LG_CAUSE_DISK,      LG_CAUSE_LOCK,
-                              LG_CAUSE_GIL, LG_CAUSE_CPU,       LG_CAUSE_SCHEDULER,
+    const uint32_t cause[] = {LG_CAUSE_IO,  LG_CAUSE_DISK,       LG_CAUSE_LOCK,
+                              LG_CAUSE_GIL, LG_CAUSE_CPU,        LG_CAUSE_SCHEDULER,
                               LG_CAUSE_GC,  LG_CAUSE_PAGE_FAULT, LG_CAUSE_UNKNOWN};
     for (size_t i = 0; i < sizeof(s) / sizeof(s[0]); i++) {
         uint64_t parts[LG_CAUSE_COUNT];
@@ -61,8 +61,7 @@ parts_sum_to_the_wall_whatever_was_measured(void **state)
             .calls = {rig_random(&seed) % (90 * MS), rig_random(&seed) % (90 * MS),
                       rig_random(&seed) % (90 * MS), rig_random(&seed) % (90 * MS)},
             .used = {rig_random(&seed) % (90 * MS),
-                     i % 5 == 0 ? LG_NONE : rig_random(&seed) % (90 * MS),
-                     rig_random(&seed) % 16},
+                     i % 5 == 0 ? LG_NONE : rig_random(&seed) % (90 * MS), rig_random(&seed) % 16},
             .gc_ns = rig_random(&seed) % (90 * MS),
             .gc_cpu_ns = i % 2 ? rig_random(&seed) % (90 * MS) : 0,
             .votes = i % 3 ? &votes : NULL,
@@ -78,8 +77,7 @@ static void
 cpu_within_a_hooked_call_is_not_counted_twice(void **state)
 {
     uint64_t parts[LG_CAUSE_COUNT];
-    struct lg_stretch s = {
-        .wall_ns = 100 * MS, .calls.disk = 95 * MS, .used.cpu_ns = 60 * MS};
+    struct lg_stretch s = {.wall_ns = 100 * MS, .calls.disk = 95 * MS, .used.cpu_ns = 60 * MS};
     (void)state;
     assert_int_equal(lg_cause_decide(&s, parts), LG_CAUSE_DISK);
     assert_int_equal(parts[LG_CAUSE_DISK], 95 * MS);
@@ -150,8 +148,7 @@ meter_tells_cpu_from_sleep(void **state)
     lg_meter_open(&meter, (pid_t)syscall(SYS_gettid));
     uint64_t start = lg_now_ns();
     uint64_t cpu = lg_thread_cpu_ns();
-    while (lg_thread_cpu_ns() - cpu < 20 * MS) {
-    }
+    while (lg_thread_cpu_ns() - cpu < 20 * MS) {}
     lg_meter_stretch(&meter, lg_now_ns() - start, &used);
     assert_in_range(used.cpu_ns, 19 * MS, 25 * MS);
 
@@ -172,8 +169,7 @@ work_before_the_stretch_is_taken_out_of_its_cpu_time(void **state)
     (void)state;
     lg_meter_open(&meter, (pid_t)syscall(SYS_gettid));
     uint64_t cpu = lg_thread_cpu_ns();
-    while (lg_thread_cpu_ns() - cpu < 10 * MS) {
-    }
+    while (lg_thread_cpu_ns() - cpu < 10 * MS) {}
     meter.unread_ns = 10 * MS;
     uint64_t start = lg_now_ns();
     lg_meter_stretch(&meter, lg_now_ns() - start, &used);

@@ -190,8 +190,7 @@ random_steps_are_summed_as_by_hand(void **state)
     for (int i = 0; i < 2000; i++) {
         uint64_t ns = rig_random(&seed) % (6 * MS);
         (void)lg_cumulative_add(&rig->c, WINDOW, UINT64_MAX,
-                                rig->now_ns += ns + rig_random(&seed) % (60 * MS), ns,
-                                &rig->ended);
+                                rig->now_ns += ns + rig_random(&seed) % (60 * MS), ns, &rig->ended);
         all[i].bucket = rig->now_ns / bucket_len;
         all[i].ns = ns;
         uint64_t sum = 0;

@@ -97,15 +97,14 @@ endpoint_is_known_by_kind_method_and_name(void **state)
     uint32_t a = endpoint(rig, "/a");
     assert_int_equal(endpoint(rig, "/a"), a);
     assert_int_not_equal(endpoint(rig, "/b"), a);
-    assert_int_not_equal(lg_record_endpoint(&rig->rec, LG_KIND_REQUEST, LG_METHOD_POST, "/a", 2, 1,
-                                            LG_WAIT),
-                         a);
+    assert_int_not_equal(
+        lg_record_endpoint(&rig->rec, LG_KIND_REQUEST, LG_METHOD_POST, "/a", 2, 1, LG_WAIT), a);
     assert_int_not_equal(
         lg_record_endpoint(&rig->rec, LG_KIND_WEBSOCKET, LG_METHOD_GET, "/a", 2, 1, LG_WAIT), a);
     int twin = lg_record_twin(&rig->rec, a, LG_KIND_BACKGROUND, 1, LG_WAIT);
     assert_int_equal(rig->rec.seg.endpoints[twin].key,
-                     LG_ENDPOINT_KEY(LG_KEY_NAME(rig->rec.seg.endpoints[a].key),
-                                     LG_KIND_BACKGROUND, LG_METHOD_GET));
+                     LG_ENDPOINT_KEY(LG_KEY_NAME(rig->rec.seg.endpoints[a].key), LG_KIND_BACKGROUND,
+                                     LG_METHOD_GET));
     assert_int_equal(lg_record_twin(&rig->rec, a, LG_KIND_BACKGROUND, 1, LG_WAIT), twin);
 }
 

@@ -50,8 +50,8 @@ published(const struct rig *rig, uint64_t ticket)
         struct lg_stall stall;
     } copy;
     const struct lg_segment *seg = &rig->recorder.rec.seg;
-    assert_true(lg_seq_read(&seg->stalls[ticket % seg->stall_count].seq, copy.words,
-                            sizeof(copy) / 8, 1));
+    assert_true(
+        lg_seq_read(&seg->stalls[ticket % seg->stall_count].seq, copy.words, sizeof(copy) / 8, 1));
     return copy.stall;
 }
 
@@ -100,8 +100,8 @@ published_entry_has_all_that_was_set(void **state)
     lg_stall_write(rig->stalls, s);
     struct lg_stall e = published(rig, s->ticket);
     assert_int_equal(e.ticket, s->ticket + 1);
-    assert_int_equal(e.info, LG_STALL_INFO(LG_STALL_STEP, LG_CAUSE_GIL,
-                                           LG_STALL_WATCHED | LG_STALL_ONGOING, 1));
+    assert_int_equal(
+        e.info, LG_STALL_INFO(LG_STALL_STEP, LG_CAUSE_GIL, LG_STALL_WATCHED | LG_STALL_ONGOING, 1));
     assert_int_equal(e.step, 7);
     assert_int_equal(e.start_ns, 1000);
     assert_int_equal(e.duration_ns, 600);
