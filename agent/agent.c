@@ -27,7 +27,11 @@
 #include "watchdog.h"
 #include "workers.h"
 
-static bool begin_change(struct lg_agent *agent, bool wait);
+/* A loop that starts while another one wakes us waits for that, some
+ * milliseconds; not for ever, because waking imports modules. */
+#define WAKE_TRIES 1000u
+
+static bool begin_change(struct lg_agent *agent, uint32_t tries);
 static bool wake(struct lg_agent *agent);
 static int find_asyncio(struct lg_agent *agent);
 static void end_with_multiprocessing(struct lg_agent *agent);
@@ -82,10 +86,10 @@ lg_agent_awake(struct lg_agent *agent)
     if (agent->state != LG_AGENT_ARMED) {
         return agent->state == LG_AGENT_AWAKE;
     }
-    if (!begin_change(agent, false)) {
+    if (!begin_change(agent, WAKE_TRIES)) {
         return false;                   /* another thread is at it: the next request asks again */
     }
-    bool awake = wake(agent);
+    bool awake = agent->state == LG_AGENT_ARMED ? wake(agent) : agent->state == LG_AGENT_AWAKE;
     agent->changing = 0;
     if (agent->stop_wanted) {
         agent->stop_wanted = false;
@@ -98,11 +102,11 @@ lg_agent_awake(struct lg_agent *agent)
 /* Waking and stopping run Python code here and there, so the GIL may go to
  * another thread in the middle: one at a time. */
 static bool
-begin_change(struct lg_agent *agent, bool wait)
+begin_change(struct lg_agent *agent, uint32_t tries)
 {
     unsigned long me = PyThread_get_thread_ident();
     while (agent->changing != 0) {
-        if (!wait || agent->changing == me) {
+        if (tries-- == 0 || agent->changing == me) {
             return false;
         }
         Py_BEGIN_ALLOW_THREADS
@@ -371,7 +375,7 @@ lg_agent_off(struct lg_agent *agent, const char *reason)
 void
 lg_agent_stop(struct lg_agent *agent, bool at_exit)
 {
-    if (!begin_change(agent, true)) {
+    if (!begin_change(agent, UINT32_MAX)) {
         agent->stop_wanted = true;      /* a signal handler's wish, say: done at the end */
         return;
     }
