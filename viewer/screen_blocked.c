@@ -251,8 +251,8 @@ draw_nothing(struct lg_screen *s, const struct lg_worker *worker)
         int at = lg_canvas_printf(
             c, 5, 2, LG_STYLE_NORMAL, "The last block: %s at %s, ", text,
             lg_format_clock(e->real_ns, s->top->now_real_ns, false, time, sizeof(time)));
-        at = lg_canvas_put(c, 5, at, LG_STYLE_NORMAL,
-                           lg_screen_key_text(&e->key, 0, name, sizeof(name)));
+        lg_canvas_put(c, 5, at, LG_STYLE_NORMAL,
+                      lg_screen_key_text(&e->key, 0, name, sizeof(name)));
         lg_canvas_put(c, 6, 2, LG_STYLE_NORMAL, lg_screen_frame_text(e->user, text, sizeof(text)));
         break;
     }

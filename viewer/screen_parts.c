@@ -713,9 +713,9 @@ lg_screen_timeline(struct lg_screen *s, int row, int column, int width, int rows
             if (value[i] == LG_NONE) {
                 continue;
             }
-            uint64_t eighths = full == 0 ? 0 : value[i] * (uint64_t)(height * LG_LEVELS) / full;
+            uint64_t eighths = full == 0 ? 0 : value[i] * (uint64_t)height * LG_LEVELS / full;
             eighths = value[i] > 0 && eighths == 0 ? 1 : eighths;
-            uint64_t below = (uint64_t)(from_bottom * LG_LEVELS);
+            uint64_t below = (uint64_t)from_bottom * LG_LEVELS;
             if (eighths > below) {
                 uint64_t part = eighths - below > LG_LEVELS ? LG_LEVELS : eighths - below;
                 lg_canvas_put(&s->canvas, row + line, column + 7 + i,

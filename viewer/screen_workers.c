@@ -197,7 +197,7 @@ draw_worker(struct lg_screen *s, int row, const struct lg_worker *w, bool select
                                                     : text);
     }
     lg_format_count(sum->blocks, text, sizeof(text));
-    at = lg_canvas_field_right(c, row, at, wide ? 6 : 6, LG_STYLE_NORMAL, text);
+    at = lg_canvas_field_right(c, row, at, 6, LG_STYLE_NORMAL, text);
     lg_format_duration(sum->blocked_ns, text, sizeof(text));
     at = lg_canvas_field_right(c, row, at, 8, LG_STYLE_NORMAL, text);
     if (wide) {

@@ -67,7 +67,8 @@ long_string_is_cut_at_a_character_and_counted(void **state)
     struct rig_recorder *rig = *state;
     char text[700];
     memset(text, 'x', sizeof(text));
-    memcpy(text + 510, "\xc3\xa9", 2);      /* 'e' with an accent across the edge */
+    text[510] = '\xc3';                /* an accented 'e' across the edge */
+    text[511] = '\xa9';
     uint32_t id = lg_record_string(&rig->rec, text, sizeof(text), LG_WAIT);
     assert_int_not_equal(id, 0);
     assert_int_equal(strlen(string(rig, id)), 510);
