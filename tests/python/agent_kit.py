@@ -186,17 +186,26 @@ def script(
     timeout: float = 60,
 ) -> subprocess.CompletedProcess[str]:
     """Runs Python source in a process of its own, with this folder to import from."""
-    done = subprocess.run(
+    process = subprocess.Popen(
         [sys.executable, *options, "-c", textwrap.dedent(source), *args],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=timeout,
-        check=False,
         env=environment(env),
     )
+    try:
+        out, errors = process.communicate(timeout=timeout)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+        kept = segments_of(process.pid)
     if check:
-        assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done
+        assert process.returncode == 0, f"exit {process.returncode}\n{out}\n{errors}"
+    if process.returncode != 0:  # it did not end by itself, or not as Python ends
+        for path in kept:
+            Path(path).unlink()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
 
 
 def environment(more: dict[str, str] | None = None) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 Field by field as in common/lg_layout.h, without the seqlocks: good enough for a
 worker that is quiet, which the tests wait for. The real readers are in viewer/.
+What others refer to (strings, endpoints, stacks, frames) only grows, so it is
+read once more after all the rest.
 """
 
 from __future__ import annotations
@@ -191,6 +193,7 @@ class Segment:
 
     def __init__(self, path: str | Path) -> None:
         self.data = Path(path).read_bytes()
+        self._later = Path(path).read_bytes()
         magic, _, major, _, _, count = struct.unpack_from("<8sIHHII", self.data)
         assert magic == b"LGUARD\x1a\n", f"{path} is no segment"
         assert major == 1
@@ -202,7 +205,8 @@ class Segment:
             )
             self._sections[kind] = (offset, stride, n)
         self.pid = struct.unpack_from("<I", self.data, self._at(_PROC, 0))[0]
-        _, endpoints, _, _, self._stalls_head, loops, *_ = self._words(_TABLES, 0, 8)
+        _, _, _, _, self._stalls_head, loops, *_ = self._words(_TABLES, 0, 8)
+        endpoints = struct.unpack_from("<8Q", self._later, self._at(_TABLES, 0))[1]
         self.endpoints = [self._endpoint(i) for i in range(endpoints)]
         self.loops = [self._loop(i) for i in range(loops)]
         self.counters = dict(zip(SELF, self._words(_SELF, 0, len(SELF))))
@@ -277,14 +281,15 @@ class Segment:
         return offset + stride * index
 
     def _words(self, section: int, index: int, n: int) -> tuple[int, ...]:
-        return struct.unpack_from(f"<{n}Q", self.data, self._at(section, index))
+        data = self._later if section in (_ENDPOINTS, _STACKS) else self.data
+        return struct.unpack_from(f"<{n}Q", data, self._at(section, index))
 
     def string(self, ref: int) -> str:
         """Text of a string id."""
         assert ref < self._sections[_STRINGS][2] // 8, f"string {ref} lies beyond the table"
         at = self._sections[_STRINGS][0] + ref * 8
-        size = struct.unpack_from("<H", self.data, at)[0]
-        return self.data[at + 2 : at + 2 + size].decode()
+        size = struct.unpack_from("<H", self._later, at)[0]
+        return self._later[at + 2 : at + 2 + size].decode()
 
     def _endpoint(self, i: int) -> Endpoint:
         w = self._words(_ENDPOINTS, i, 32)
@@ -377,7 +382,7 @@ class Segment:
         at = _lo(self._words(_STACKS, ref, 8)[6]) if ref else 0
         while at:
             file, function, line, following = struct.unpack_from(
-                "<4I", self.data, self._at(_FRAMES, at)
+                "<4I", self._later, self._at(_FRAMES, at)
             )
             frames.append((self.string(function), self.string(file), line))
             assert following < at, "frames are linked in a circle"
