@@ -66,7 +66,6 @@ static void find_real_functions(void);
 static uint64_t *class_sum(struct lg_calls *calls, enum lg_call_class class);
 static void keep_if_longest(struct lg_calls *calls, const struct lg_call *call);
 static void describe(struct lg_call *call, const struct lg_about *about);
-static void describe_fd(char *out, size_t size, int fd);
 static bool describe_socket(char *out, size_t size, int fd);
 static bool describe_address(char *out, size_t size, const struct sockaddr_storage *addr,
                              socklen_t len);
@@ -373,7 +372,7 @@ describe(struct lg_call *call, const struct lg_about *about)
     size_t size = sizeof(call->detail);
     switch (about->kind) {
     case LG_ABOUT_FD:
-        describe_fd(out, size, about->fd);
+        lg_call_describe_fd(out, size, about->fd);
         break;
     case LG_ABOUT_PATH:
         copy_tail(out, size, about->what != NULL ? about->what : "");
@@ -381,7 +380,7 @@ describe(struct lg_call *call, const struct lg_about *about)
     case LG_ABOUT_ADDRESS:
         if (about->what == NULL ||
             !describe_address(out, size, about->what, (socklen_t)about->size)) {
-            describe_fd(out, size, about->fd);
+            lg_call_describe_fd(out, size, about->fd);
         }
         break;
     case LG_ABOUT_PID:
@@ -392,8 +391,8 @@ describe(struct lg_call *call, const struct lg_about *about)
     }
 }
 
-static void
-describe_fd(char *out, size_t size, int fd)
+void
+lg_call_describe_fd(char *out, size_t size, int fd)
 {
     char link[40];
     char path[512];

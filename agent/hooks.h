@@ -197,6 +197,9 @@ void lg_call_format(const struct lg_call *call, char *text, size_t size);
 const char *lg_call_kind_text(enum lg_call_kind kind);
 const char *lg_call_class_text(enum lg_call_class class);
 enum lg_call_class lg_call_kind_class(enum lg_call_kind kind);     /* BY_FD: io */
+/* What a descriptor is: "127.0.0.1:5432", "/etc/hosts", "pipe"; `out` stays as it
+ * is where nobody can tell. Any thread; one to three system calls. */
+void lg_call_describe_fd(char *out, size_t size, int fd);
 /* Looks at the descriptor where the kind alone does not tell: one system call. */
 enum lg_call_class lg_call_class_of(enum lg_call_kind kind, int fd);
 uint64_t lg_calls_class_ns(const struct lg_calls *calls, enum lg_call_class class);

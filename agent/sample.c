@@ -3,16 +3,12 @@
  */
 #include "sample.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <netinet/in.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "../common/lg_clock.h"
@@ -43,7 +39,6 @@ static void callback_name(const struct lg_plain_frame *plain, uint32_t depth, ui
 static uint32_t common_outer(const struct lg_pystack_sample *a, const struct lg_pystack_sample *b);
 static bool is_machinery(const char *file);
 static bool read_syscall(int fd, long *number, long *arg);
-static void describe_fd(int fd, char *detail, size_t size);
 static void count_vote(struct lg_loop *loop, enum lg_cause cause);
 
 struct lg_sampler *
@@ -186,7 +181,7 @@ sample_call(struct lg_sampler *sampler, struct lg_loop *loop, struct lg_watch *w
         call.fd = fd;
         call.class = lg_call_class_of(kind, fd);
         if (fd >= 0) {
-            describe_fd(fd, call.detail, sizeof(call.detail));
+            lg_call_describe_fd(call.detail, sizeof(call.detail), fd);
         }
         lg_call_format(&call, text, sizeof(text));
         *waits = cause_of[call.class];
@@ -199,7 +194,7 @@ sample_call(struct lg_sampler *sampler, struct lg_loop *loop, struct lg_watch *w
             const struct lg_syscall *known = lg_syscall_find(number);
             char detail[96] = "";
             if (known != NULL && known->first_is_fd) {
-                describe_fd((int)arg, detail, sizeof(detail));
+                lg_call_describe_fd(detail, sizeof(detail), (int)arg);
                 snprintf(text, sizeof(text), "%s fd %d%s%s", known->name, (int)arg,
                          detail[0] != '\0' ? " " : "", detail);
             }
@@ -486,38 +481,4 @@ read_syscall(int fd, long *number, long *arg)
     }
     *arg = (long)strtoul(end, NULL, 16);
     return true;
-}
-
-/* Peer of a socket, name of a file; "" when there is nothing to say. */
-static void
-describe_fd(int fd, char *detail, size_t size)
-{
-    union {
-        struct sockaddr any;
-        struct sockaddr_in v4;
-        struct sockaddr_in6 v6;
-        struct sockaddr_un un;
-    } a;
-    socklen_t length = sizeof(a);
-    char host[INET6_ADDRSTRLEN];
-    detail[0] = '\0';
-    memset(&a, 0, sizeof(a));
-    if (getpeername(fd, &a.any, &length) == 0) {
-        if (a.any.sa_family == AF_INET) {
-            inet_ntop(AF_INET, &a.v4.sin_addr, host, sizeof(host));
-            snprintf(detail, size, "%s:%u", host, ntohs(a.v4.sin_port));
-        }
-        else if (a.any.sa_family == AF_INET6) {
-            inet_ntop(AF_INET6, &a.v6.sin6_addr, host, sizeof(host));
-            snprintf(detail, size, "[%s]:%u", host, ntohs(a.v6.sin6_port));
-        }
-        else if (a.any.sa_family == AF_UNIX && a.un.sun_path[0] != '\0') {
-            snprintf(detail, size, "%s", a.un.sun_path);
-        }
-        return;
-    }
-    char path[32];
-    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-    ssize_t n = readlink(path, detail, size - 1);
-    detail[n > 0 ? n : 0] = '\0';
 }
