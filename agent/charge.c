@@ -343,6 +343,13 @@ lg_charge_iteration(struct lg_loop *loop, uint64_t now_ns)
         lg_store_relaxed(&e->max_lag_ns, busy);
         lg_store_relaxed(&e->max_lag_at_ns, now_ns);
     }
+    if (busy > loop->unread_lag_ns) {
+        bool is_cut = loop->lag_read_ns > loop->awake_ns;   /* its first part was read */
+        uint64_t unread = is_cut ? now_ns - loop->lag_read_ns : busy;
+        if (unread > loop->unread_lag_ns) {
+            loop->unread_lag_ns = unread;
+        }
+    }
     lg_add_single(&e->sum_lag_ns, busy);
     loop->iteration++;
     lg_store_relaxed(&e->iterations, loop->iteration - loop->first_iteration);

@@ -504,6 +504,21 @@ wake_up(struct lg_loop *loop, uint64_t now_ns)
     lg_store_relaxed(&loop->entry->awake_since_ns, now_ns);
 }
 
+bool
+lg_loop_read_lag(uint64_t *lag_ns)
+{
+    struct lg_loop *loop = lg_loop_current();
+    if (loop == NULL || !loop->has_edges || loop->awake_ns == 0 || !lg_loop_runs(loop)) {
+        return false;
+    }
+    uint64_t now = lg_now_ns();
+    uint64_t from = loop->awake_ns > loop->lag_read_ns ? loop->awake_ns : loop->lag_read_ns;
+    *lag_ns = now - from > loop->unread_lag_ns ? now - from : loop->unread_lag_ns;
+    loop->unread_lag_ns = 0;
+    loop->lag_read_ns = now;
+    return true;
+}
+
 /* A long blocking call has just returned: the Python stack is still the one
  * that made it. Names can wait. */
 static void

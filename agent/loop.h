@@ -88,6 +88,8 @@ struct lg_loop {
     uint64_t iteration; /* goes on with the next loop in this slot: see step_number */
     uint64_t first_iteration;
     uint64_t longest_in_iteration_ns; /* longest step or gap told already */
+    uint64_t unread_lag_ns; /* longest iteration since lg_loop_read_lag() */
+    uint64_t lag_read_ns;
     uint64_t gap_threshold_ns; /* untracked time above it is told */
     struct lg_meter meter; /* CPU clock, last reading */
     struct lg_hist *lag_hist;
@@ -179,6 +181,11 @@ bool lg_loop_begun_anew(struct lg_loop *loop, uint64_t now_ns);
 /* The edges of its poll, on the loop thread; the hooks call these, or select.c. */
 void lg_loop_poll_enter(struct lg_loop *loop, uint64_t now_ns);
 void lg_loop_poll_leave(struct lg_loop *loop, uint64_t now_ns);
+
+/* On the loop thread: the longest stretch that the loop of this thread did not
+ * poll since the last call, the one in progress included. A stretch is told once:
+ * one in progress is cut here. False: no loop of ours, or its edges are unknown. */
+bool lg_loop_read_lag(uint64_t *lag_ns);
 
 /* Writes line A: a step of `owner` runs since `start_ns`. */
 void lg_loop_publish(struct lg_loop *loop, const struct lg_owner *owner, uint64_t start_ns,

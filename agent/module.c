@@ -88,6 +88,18 @@ agent_watch_loop(PyObject *module, PyObject *unused)
 }
 
 static PyObject *
+agent_read_lag(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    uint64_t lag_ns;
+    if (!lg_loop_read_lag(&lag_ns)) {
+        Py_RETURN_NONE;
+    }
+    return PyLong_FromUnsignedLongLong(lag_ns);
+}
+
+static PyObject *
 agent_route_handle(PyObject *module, PyObject *args)
 {
     (void)module;
@@ -147,6 +159,9 @@ static PyMethodDef methods[] = {
     {"wrap", agent_wrap, METH_O, PyDoc_STR("wrap(app) -> the application, measured.")},
     {"watch_loop", agent_watch_loop, METH_NOARGS,
      PyDoc_STR("watch_loop() -> None. Registers the loop that runs in this thread.")},
+    {"read_lag", agent_read_lag, METH_NOARGS,
+     PyDoc_STR("read_lag() -> int | None. Longest stretch in ns that the loop running in this\n"
+               "thread did not poll since the last call; None where that is not known.")},
     {"route_handle", agent_route_handle, METH_VARARGS,
      PyDoc_STR("route_handle(original, kind) -> stand-in for a route's `handle`.")},
     {"set_route_namer", agent_set_route_namer, METH_O,
