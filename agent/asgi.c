@@ -30,6 +30,15 @@ struct send {
     struct lg_owner *owner;
 };
 
+/* Messages bear the same few text constants of the server's and the framework's
+ * code again and again, which no interpreter interns: known by address after
+ * the first comparison. Strong references, under the GIL. */
+struct seen_text {
+    PyObject *text;
+};
+static struct seen_text seen_start;
+static struct seen_text seen_body;
+
 #define FREE_SENDS 64
 static struct {
     struct send *slot[FREE_SENDS];
@@ -38,8 +47,10 @@ static struct {
 
 static PyObject *asgi_call(PyObject *op, PyObject *const *args, size_t nargsf, PyObject *kwnames);
 static PyObject *open_request(struct asgi *self, PyObject *const *args, PyObject *type);
+static bool is_measured(const struct lg_loop *loop, const struct lg_names *names, PyObject *scope);
 static int scope_kind(const struct lg_names *names, PyObject *type);
 static bool text_is(PyObject *text, PyObject *name);
+static bool seen_text_is(struct seen_text *seen, PyObject *text, PyObject *name);
 static PyObject *new_send(struct lg_agent *agent, PyObject *send, struct lg_owner *owner,
                           PyObject *scope);
 static PyObject *send_call(PyObject *op, PyObject *const *args, size_t nargsf, PyObject *kwnames);
@@ -130,20 +141,15 @@ open_request(struct asgi *self, PyObject *const *args, PyObject *type)
     const struct lg_names *names = agent->names;
     PyObject *scope = args[0];
     int kind = scope_kind(names, type);
-    PyObject *headers = PyDict_GetItemWithError(scope, names->headers);
     struct lg_loop *loop = lg_loop_here(agent);
-    struct lg_owner *outer = loop != NULL ? loop->running : NULL;
-    if (loop == NULL || kind < 0 ||
-        (outer != NULL && headers != NULL && outer->headers == headers)) {
+    if (loop == NULL || kind < 0 || is_measured(loop, names, scope)) {
         /* Not ours to measure, or measured already by an outer wrapper. */
-        PyErr_Clear();
         return PyObject_Vectorcall(self->app, args, 3, NULL);
     }
     struct lg_owner *owner = lg_owner_new(agent, kind, lg_now_ns());
     if (owner == NULL) {
         return PyObject_Vectorcall(self->app, args, 3, NULL);
     }
-    owner->headers = headers;
     owner->id = agent->next_request_id += UINT32_C(0x9e3779b1);
     if (kind == LG_KIND_REQUEST) {
         owner->method =
@@ -179,6 +185,22 @@ open_request(struct asgi *self, PyObject *const *args, PyObject *type)
     return result;
 }
 
+/* The step that runs belongs to this very request: an outer wrapper has it. A
+ * middleware may have handed on a copy of the scope; the headers in it are then
+ * the same list. */
+static bool
+is_measured(const struct lg_loop *loop, const struct lg_names *names, PyObject *scope)
+{
+    PyObject *outer = loop->running != NULL ? loop->running->scope : NULL;
+    if (outer == NULL || outer == scope) {
+        return outer != NULL;
+    }
+    PyObject *headers = PyDict_GetItemWithError(scope, names->headers);
+    bool same = headers != NULL && headers == PyDict_GetItemWithError(outer, names->headers);
+    PyErr_Clear();
+    return same;
+}
+
 /* enum lg_endpoint_kind, or -1 for a type that we do not know. */
 static int
 scope_kind(const struct lg_names *names, PyObject *type)
@@ -202,6 +224,19 @@ text_is(PyObject *text, PyObject *name)
     Py_ssize_t n = PyUnicode_GET_LENGTH(name);
     return PyUnicode_GET_LENGTH(text) == n && PyUnicode_KIND(text) == PyUnicode_1BYTE_KIND &&
            memcmp(PyUnicode_1BYTE_DATA(text), PyUnicode_1BYTE_DATA(name), (size_t)n) == 0;
+}
+
+static bool
+seen_text_is(struct seen_text *seen, PyObject *text, PyObject *name)
+{
+    if (text == seen->text) {
+        return true;
+    }
+    if (!text_is(text, name)) {
+        return false;
+    }
+    Py_XSETREF(seen->text, Py_NewRef(text));
+    return true;
 }
 
 static bool
@@ -351,21 +386,30 @@ note_event(struct send *self, PyObject *event)
     struct lg_owner *owner = self->owner;
     const struct lg_names *names = owner->agent->names;
     PyObject *type = PyDict_GetItemWithError(event, names->type);
-    if (type == NULL || !PyUnicode_Check(type) || !lg_owner_is_current(owner)) {
+    if (type == NULL) {
         PyErr_Clear();
         return;
     }
-    if (text_is(type, names->response_body)) {
+    if (!PyUnicode_Check(type) || !lg_owner_is_current(owner)) {
+        return;
+    }
+    if (seen_text_is(&seen_body, type, names->response_body)) {
         PyObject *more = PyDict_GetItemWithError(event, names->more_body);
+        if (more == NULL) {
+            PyErr_Clear();
+        }
         if ((more == NULL || more == Py_False) && !owner->response_sent) {
             lg_charge_response_sent(owner);
         }
     }
-    else if (text_is(type, names->response_start)) {
+    else if (seen_text_is(&seen_start, type, names->response_start)) {
         PyObject *status = PyDict_GetItemWithError(event, names->status);
         long value = status != NULL && PyLong_Check(status) ? PyLong_AsLong(status) : 0;
         if (value >= 100 && value < 1000) {
             owner->status = (uint16_t)value;
+        }
+        else {
+            PyErr_Clear();              /* none, or no such number */
         }
         name_now(self);
     }
@@ -379,7 +423,6 @@ note_event(struct send *self, PyObject *event)
         /* Servers may end by a signal from here: that is no crash. */
         lg_store32_release(&owner->agent->rec.seg.header->state, LG_STATE_EXITING);
     }
-    PyErr_Clear();
 }
 
 /* Whoever answers has been found by now, or nobody will be: a stream or a
@@ -432,6 +475,8 @@ lg_asgi_trim(void)
     while (free_sends.count > 0) {
         PyObject_GC_Del(free_sends.slot[--free_sends.count]);
     }
+    Py_CLEAR(seen_start.text);
+    Py_CLEAR(seen_body.text);
 }
 
 static PyObject *

@@ -46,6 +46,7 @@ static void add_waiter(struct lg_waited_note *f, uint32_t endpoint, uint64_t ns)
 static void rename_waiter(struct lg_waited_note *f, const struct lg_owner *owner);
 static void end_waiters(struct lg_loop *loop);
 static void count_waited(struct lg_loop *loop);
+static void charge_unnamed(struct lg_loop *loop, struct lg_owner *owner, uint64_t now_ns);
 static void charge_unnamed_steps(struct lg_recorder *rec, struct lg_owner *owner, uint64_t now_ns);
 static void cumulative_step(struct lg_loop *loop, struct lg_owner *owner, int32_t endpoint,
                             uint64_t end_ns, uint64_t ns, const uint64_t *parts_ns);
@@ -538,27 +539,34 @@ lg_charge_response_sent(struct lg_owner *owner)
 void
 lg_charge_named(struct lg_owner *owner)
 {
-    struct lg_recorder *rec = &owner->agent->rec;
-    uint64_t now = lg_now_ns();
-    uint32_t endpoint = (uint32_t)owner->endpoint;
     struct lg_loop *loop = owner->loop;
-    struct lg_endpoint *e = &rec->seg.endpoints[endpoint];
     if (owner->waited_step != 0 && loop != NULL && loop->waiters.stall_step == owner->waited_step) {
         rename_waiter(&loop->waiters.found, owner);
     }
-    if (owner->unnamed_steps != 0) {
-        charge_unnamed_steps(rec, owner, now);
+    if (owner->unnamed_steps != 0) {    /* as nearly none has: routing is in the first step */
+        charge_unnamed(loop, owner, lg_now_ns());
     }
+    if (loop != NULL && loop->running == owner) {
+        lg_loop_rename(loop, owner);
+    }
+}
+
+static void
+charge_unnamed(struct lg_loop *loop, struct lg_owner *owner, uint64_t now_ns)
+{
+    struct lg_recorder *rec = &owner->agent->rec;
+    uint32_t endpoint = (uint32_t)owner->endpoint;
+    charge_unnamed_steps(rec, owner, now_ns);
     if (owner->unnamed_stalls != 0) {
-        lg_record_block(rec, endpoint, now, owner->unnamed_block_ns, owner->unnamed_parts_ns);
-        lg_add_single(&e->blocks, owner->unnamed_stalls - 1);
+        lg_record_block(rec, endpoint, now_ns, owner->unnamed_block_ns, owner->unnamed_parts_ns);
+        lg_add_single(&rec->seg.endpoints[endpoint].blocks, owner->unnamed_stalls - 1);
     }
     for (; owner->unnamed_cumulative > 0; owner->unnamed_cumulative--) {
         count_cumulative(rec, endpoint);
         owner->unnamed_stalls++;
     }
     for (uint32_t n = owner->unnamed_cuts; n > 0 && loop != NULL; n--) {
-        cumulative_wide(loop, endpoint, now, owner->unnamed_cut_ns / owner->unnamed_cuts,
+        cumulative_wide(loop, endpoint, now_ns, owner->unnamed_cut_ns / owner->unnamed_cuts,
                         owner->unnamed_cut_parts_ns);
         memset(owner->unnamed_cut_parts_ns, 0, sizeof(owner->unnamed_cut_parts_ns));
     }
@@ -572,9 +580,6 @@ lg_charge_named(struct lg_owner *owner)
             lg_note_publish(&loop->notes);
         }
         owner->unnamed_stalls = 0;
-    }
-    if (loop != NULL && loop->running == owner) {
-        lg_loop_rename(loop, owner);
     }
 }
 

@@ -303,7 +303,11 @@ lg_hooks_status(struct lg_hooks_status *out)
 
 /* dlopen() looks for bare names where its caller's RUNPATH says, and the caller
  * would be us. The interpreter alone always gives a path: only its slot is
- * replaced. Without an interpreter, none. */
+ * replaced. Without an interpreter, none.
+ *
+ * The interpreter's own mutexes guard a few words of the GIL and are taken a
+ * dozen times a request; who really waits for the GIL does so on its condition
+ * variable. They are left alone. */
 static void
 find_real_functions(void)
 {
@@ -319,6 +323,7 @@ find_real_functions(void)
             .ours = (uintptr_t)functions[i].ours,
             .next = next,
             .only_in = i == LG_HOOK_dlopen ? interpreter : 0,
+            .not_in = i == LG_HOOK_pthread_mutex_lock ? interpreter : 0,
         };
         /* The member has a function's own type; its bytes are an address. */
         memcpy((char *)&g->real + functions[i].real, &next, sizeof(next));

@@ -35,7 +35,7 @@ struct lg_owner {
     bool finished;
     uint32_t mount;                     /* prefix of mounts passed, see route.h */
     uint32_t steps;
-    const void *headers;                /* identity of scope["headers"]; never followed */
+    struct _object *scope;              /* borrowed of its root coroutine, NULL when that is over */
     uint64_t start_ns;
     uint64_t response_ns;               /* when the last byte left */
     uint64_t on_loop_ns;

@@ -153,6 +153,7 @@ static bool is_code_of(const struct view *view, uint64_t value, size_t size);
 static bool is_plt_entry(uint64_t value, size_t index);
 static const char *version_of(const struct view *view, size_t symbol);
 static size_t find_want(const struct lg_slots *slots, const char *name);
+static bool lies_in(const struct view *view, uintptr_t address);
 static struct record *new_record(struct pass *pass, struct object *object);
 static void put_back_ours(struct pass *pass, struct object *object);
 static bool write_word(struct pass *pass, uint64_t *word, uint64_t value);
@@ -615,7 +616,9 @@ replace_one(struct pass *pass, struct object *object, const struct view *view,
         return;
     }
     const struct lg_slot_want *want = &slots->wants[i];
-    if (want->only_in != 0 && (want->only_in < view->lo || want->only_in >= view->hi)) {
+    bool unwanted = (want->only_in != 0 && !lies_in(view, want->only_in)) ||
+                    (want->not_in != 0 && lies_in(view, want->not_in));
+    if (unwanted) {
         return;
     }
     uint64_t *word = (uint64_t *)address;
@@ -649,6 +652,12 @@ replace_one(struct pass *pass, struct object *object, const struct view *view,
         object->count -= 1;
         object->refused += 1;
     }
+}
+
+static bool
+lies_in(const struct view *view, uintptr_t address)
+{
+    return address >= view->lo && address < view->hi;
 }
 
 /* A lazily bound slot leads into its own object's PLT until its first call.

@@ -36,6 +36,7 @@ struct lg_slot_want {
     uintptr_t ours;
     uintptr_t next;                     /* the real one; 0 = not there, ignored */
     uintptr_t only_in;                  /* an address: that object's slots only. 0 = all */
+    uintptr_t not_in;                   /* an address: not that object's slots. 0 = all */
 };
 
 /* The function that a newly loaded object would be bound to: the first one in

@@ -75,6 +75,9 @@ lg_step_wrap(struct lg_agent *agent, PyObject *inner, struct lg_owner *owner, Py
     self->agent = agent;
     self->owner = lg_owner_ref(owner);
     self->root = scope != NULL;
+    if (self->root) {
+        owner->scope = scope;
+    }
     PyObject_GC_Track(self);
     return (PyObject *)self;
 }
@@ -100,6 +103,9 @@ timed_dealloc(struct timed *self)
     }
     struct lg_owner *owner = self->owner;
     self->owner = NULL;
+    if (self->root) {
+        owner->scope = NULL;
+    }
     /* The inner coroutine may warn "never awaited" or run its finally blocks
      * here, exactly as without us. */
     Py_CLEAR(self->inner);
@@ -235,6 +241,7 @@ finish_root(struct timed *self, uint64_t now_ns, bool raised)
         lg_route_name_at_end(self->agent, owner, self->scope);
     }
     lg_owner_finish(owner, now_ns);
+    owner->scope = NULL;
     Py_CLEAR(self->scope);
 }
 
@@ -314,10 +321,25 @@ resume(struct timed *self, PyObject *value)
 }
 #endif
 
+/* What `await` calls from 3.12 on. No exception stands for "returned None",
+ * which nearly every step that ends is: as the interpreter's own coroutines. */
 static PyObject *
 timed_iternext(struct timed *self)
 {
+#if PY_VERSION_HEX >= 0x030A0000
+    PyObject *result;
+    PySendResult how = timed_am_send((PyObject *)self, Py_None, &result);
+    if (how == PYGEN_RETURN && result != Py_None) {
+        lg_raise_stop_iteration(result);
+        return NULL;
+    }
+    if (how == PYGEN_RETURN) {
+        Py_DECREF(result);
+    }
+    return how == PYGEN_NEXT ? result : NULL;
+#else
     return resume(self, Py_None);
+#endif
 }
 
 static PyObject *

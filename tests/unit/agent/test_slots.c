@@ -41,8 +41,8 @@ setup(void **state)
 {
     (void)state;
     uintptr_t next = lg_slots_next("getppid");
-    ours = (struct lg_slot_want){"getppid", (uintptr_t)our_getppid, next, 0};
-    tool = (struct lg_slot_want){"getppid", (uintptr_t)tool_getppid, next, 0};
+    ours = (struct lg_slot_want){"getppid", (uintptr_t)our_getppid, next, 0, 0};
+    tool = (struct lg_slot_want){"getppid", (uintptr_t)tool_getppid, next, 0, 0};
     return next == 0;
 }
 
@@ -219,7 +219,7 @@ a_tool_that_came_after_us_keeps_its_slot(void **state)
     assert_int_equal(call_here(), OURS);    /* what it remembers: still callable */
     static struct lg_slot_want undo;
     static struct lg_slots *volatile undone;     /* stays: closing it would put ours back */
-    undo = (struct lg_slot_want){"getppid", ours.next, ours.ours, 0};
+    undo = (struct lg_slot_want){"getppid", ours.next, ours.ours, 0, 0};
     undone = replaced(&undo);
     assert_non_null(undone);
     assert_int_not_equal(call_here(), OURS);
@@ -230,7 +230,7 @@ a_slot_bound_behind_our_back_is_ours_again(void **state)
 {
     (void)state;
     struct lg_slots *slots = replaced(&ours);
-    struct lg_slot_want binder = {"getppid", ours.next, ours.ours, 0};
+    struct lg_slot_want binder = {"getppid", ours.next, ours.ours, 0, 0};
     struct lg_slots *other = replaced(&binder);
     assert_int_not_equal(call_here(), OURS);
     void *object = load("late_now", RTLD_NOW);
@@ -290,6 +290,20 @@ a_want_for_one_object_is_replaced_in_no_other(void **state)
 }
 
 static void
+a_want_may_leave_one_object_alone(void **state)
+{
+    (void)state;
+    void *object = load("late_now", RTLD_NOW);
+    struct lg_slot_want want = ours;
+    want.not_in = (uintptr_t)dlsym(object, "late_getppid");
+    struct lg_slots *slots = replaced(&want);
+    assert_int_not_equal(call(object, "late_getppid"), OURS);
+    assert_int_equal(call_here(), OURS);
+    lg_slots_close(slots);
+    dlclose(object);
+}
+
+static void
 a_scan_with_nothing_new_changes_nothing(void **state)
 {
     (void)state;
@@ -328,7 +342,7 @@ a_function_that_libc_lacks_has_no_real_one(void **state)
 {
     (void)state;
     assert_int_equal(lg_slots_next("lg_no_such_function"), 0);
-    struct lg_slot_want want = {"lg_no_such_function", (uintptr_t)our_getppid, 0, 0};
+    struct lg_slot_want want = {"lg_no_such_function", (uintptr_t)our_getppid, 0, 0, 0};
     struct lg_slots *slots = replaced(&want);
     assert_int_equal(lg_slots_held(slots, 0), 0);
     lg_slots_close(slots);
@@ -357,6 +371,7 @@ main(void)
         cmocka_unit_test_setup(an_object_loaded_anew_is_replaced_anew, setup),
         cmocka_unit_test_setup(after_an_unload_what_we_hold_is_still_restored, setup),
         cmocka_unit_test_setup(a_want_for_one_object_is_replaced_in_no_other, setup),
+        cmocka_unit_test_setup(a_want_may_leave_one_object_alone, setup),
         cmocka_unit_test_setup(a_scan_with_nothing_new_changes_nothing, setup),
         cmocka_unit_test_setup(the_real_function_lies_in_a_library, setup),
         cmocka_unit_test_setup(a_function_that_libc_lacks_has_no_real_one, setup),
