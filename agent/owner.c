@@ -3,6 +3,8 @@
  */
 #include "owner.h"
 
+#include <Python.h>
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,6 +12,8 @@
 #include "agent.h"
 #include "charge.h"
 
+static void enlist(struct lg_owner *owner);
+static void delist(struct lg_owner *owner);
 static bool is_counted(const struct lg_owner *owner);
 
 struct lg_owner *
@@ -32,7 +36,34 @@ lg_owner_new(struct lg_agent *agent, enum lg_endpoint_kind kind, uint64_t now_ns
     owner->endpoint = -1;
     owner->kind = (uint8_t)kind;
     owner->start_ns = now_ns;
+    if (is_counted(owner)) {
+        enlist(owner);
+    }
     return owner;
+}
+
+static void
+enlist(struct lg_owner *owner)
+{
+    struct lg_owner **head = &owner->agent->open_owners;
+    owner->open_next = *head;
+    owner->open_at = head;
+    if (*head != NULL) {
+        (*head)->open_at = &owner->open_next;
+    }
+    *head = owner;
+}
+
+static void
+delist(struct lg_owner *owner)
+{
+    if (owner->open_at != NULL) {
+        *owner->open_at = owner->open_next;
+        if (owner->open_next != NULL) {
+            owner->open_next->open_at = owner->open_at;
+        }
+        owner->open_at = NULL;
+    }
 }
 
 void
@@ -46,6 +77,8 @@ lg_owner_unref(struct lg_owner *owner)
         owner->flags |= LG_REQ_CANCELLED;
         lg_owner_finish(owner, lg_now_ns());
     }
+    delist(owner);
+    Py_CLEAR(owner->rules);
     free(owner->cumulative);            /* only of one that never came to its end */
     owner->cumulative = NULL;
     owner->next_free = owner->agent->free_owners;
@@ -80,6 +113,7 @@ lg_owner_finish(struct lg_owner *owner, uint64_t now_ns)
         return;
     }
     owner->finished = true;
+    delist(owner);
     lg_charge_finished(owner, now_ns);
     if (!is_counted(owner)) {
         return;

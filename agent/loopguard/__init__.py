@@ -6,18 +6,28 @@ Importing it starts nothing. `install`, `LoopGuardMiddleware`, `watch` or
 """
 
 from loopguard.config import EnforcementMode, LoopGuardConfig
-from loopguard.control import status, stop
+from loopguard.control import is_paused, pause, resume, status, stop
+from loopguard.hints import FIX_HINTS, hint_lines
 from loopguard.install import install
 from loopguard.middleware import LoopGuardMiddleware
+from loopguard.requests import RequestInfo, current_request, get_active_requests
 from loopguard.version import __version__
 from loopguard.watch import watch
 
 __all__ = [
+    "FIX_HINTS",
     "EnforcementMode",
     "LoopGuardConfig",
     "LoopGuardMiddleware",
+    "RequestInfo",
     "__version__",
+    "current_request",
+    "get_active_requests",
+    "hint_lines",
     "install",
+    "is_paused",
+    "pause",
+    "resume",
     "status",
     "stop",
     "watch",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 
-from loopguard import _agent, patches, routes, threads
+from loopguard import _agent, answers, patches, routes, threads
 from loopguard.asgi_types import ASGIApp
 from loopguard.config import LoopGuardConfig, switched_off
 
@@ -54,12 +54,14 @@ def is_running() -> bool:
     return _state.config is not None
 
 
-def measured(app: ASGIApp) -> ASGIApp:
-    """`app` wrapped by the agent; an app already wrapped comes back as it is.
+def measured(app: ASGIApp, config: LoopGuardConfig | None = None) -> ASGIApp:
+    """`app` wrapped by the agent, its answers treated as `config` says.
 
-    Call after `start` has said True.
+    None leaves them alone, as does mode "log". An app already wrapped comes back
+    as it is, unless `config` wants something done with its answers. Call after
+    `start` has said True.
     """
-    return _agent.wrap(app)
+    return _agent.wrap(app, None if config is None else answers.rules(config))
 
 
 def stop() -> None:
@@ -85,10 +87,32 @@ def status() -> dict[str, object]:
 
     Returns:
         A new dict: features on or off with their reasons, the path of the
-        segment (None before a loop ran), counters, and ``"patched"``, the names
-        of the Python attributes that are replaced at this moment.
+        segment (None before a loop ran), counters, ``"paused"``, and
+        ``"patched"``, the names of the Python attributes that are replaced at
+        this moment.
     """
     return {**_agent.status(), "patched": patches.names()}
+
+
+def pause() -> None:
+    """Lets every request, WebSocket and task that begins from now on pass bare.
+
+    For this process only, until `resume` or `stop`; any thread. What is open
+    goes on being measured to its end, and its answer bears its headers. The
+    segment stays, and the viewer shows that it is paused. Safe to call twice,
+    and before anything is measured.
+    """
+    _agent.pause(True)
+
+
+def resume() -> None:
+    """Ends `pause`: requests that begin are measured again."""
+    _agent.pause(False)
+
+
+def is_paused() -> bool:
+    """Whether `pause` is in force in this process."""
+    return bool(_agent.status()["paused"])
 
 
 def _arm(config: LoopGuardConfig) -> bool:
