@@ -38,7 +38,6 @@ static void end_with_multiprocessing(struct lg_agent *agent);
 static int open_segment(struct lg_agent *agent);
 static void open_features(struct lg_agent *agent);
 static void close_all(struct lg_agent *agent, bool keep);
-static void show_paused(struct lg_agent *agent);
 static void log_line(const char *text);
 static uint64_t threshold_set(struct lg_agent *agent, enum lg_endpoint_kind kind,
                               enum lg_method method, const char *name, size_t length);
@@ -139,9 +138,6 @@ wake(struct lg_agent *agent)
         return false;
     }
     agent->epoch++;
-    /* Answers bear the ids: workers, and lives of one, begin at different ones. */
-    agent->next_request_id =
-        (uint32_t)((lg_now_ns() ^ (uint64_t)getpid() << 40) * UINT64_C(0x9e3779b97f4a7c15) >> 32);
     open_features(agent);
     end_with_multiprocessing(agent);
     agent->state = LG_AGENT_AWAKE;
@@ -244,7 +240,7 @@ open_features(struct lg_agent *agent)
                               agent->features[i].reason);
         }
     }
-    show_paused(agent);
+    lg_agent_feature(agent, LG_FEATURE_STEPS, true, "");
     if (agent->pystack == NULL && lg_pystack_open(&agent->pystack) != 0) {
         agent->pystack = NULL;
     }
@@ -312,6 +308,24 @@ lg_agent_endpoint(struct lg_agent *agent, enum lg_endpoint_kind kind, enum lg_me
         lg_store_relaxed(word, LG_PAIR(LG_LO(lg_load_relaxed(word)), ns / LG_NS_PER_US));
     }
     return endpoint;
+}
+
+uint64_t
+lg_agent_set_threshold(struct lg_agent *agent, uint64_t ns)
+{
+    struct lg_config_info *config = &agent->settings.config;
+    uint64_t before = config->threshold_ns;
+    bool along = config->iteration_threshold_ns == before;
+    lg_store_relaxed(&config->threshold_ns, ns);
+    if (along) {
+        lg_store_relaxed(&config->iteration_threshold_ns, ns);
+    }
+    for (int i = 0; i < LG_LOOPS; i++) {
+        if (agent->loops[i].used == LG_LOOP_USED) {
+            lg_loop_set_threshold(&agent->loops[i], ns, along);
+        }
+    }
+    return before;
 }
 
 /* What the user set for "POST /reports/{id}"; 0 = nothing. */
@@ -395,8 +409,6 @@ lg_agent_stop(struct lg_agent *agent, bool at_exit)
         agent->off_fd = -1;
     }
     agent->state = LG_AGENT_IDLE;
-    agent->paused = false;
-    lg_store_relaxed(&agent->paused_ns, LG_NONE);
     memset(agent->features, 0, sizeof(agent->features));
     agent->changing = 0;
 }
@@ -460,37 +472,6 @@ close_all(struct lg_agent *agent, bool keep)
     Py_CLEAR(agent->all_tasks);
 }
 
-/* ---- paused ------------------------------------------------------------ */
-
-bool
-lg_agent_pause(struct lg_agent *agent, bool paused)
-{
-    bool was = agent->paused;
-    if (was == paused) {
-        return was;
-    }
-    agent->paused = paused;
-    if (paused) {
-        lg_store_relaxed(&agent->paused_ns, lg_now_ns());
-        lg_store_relaxed(&agent->resumed_ns, LG_NONE);
-    }
-    else {
-        lg_store_relaxed(&agent->resumed_ns, lg_now_ns());
-    }
-    if (agent->state == LG_AGENT_AWAKE) {
-        show_paused(agent);
-    }
-    return was;
-}
-
-static void
-show_paused(struct lg_agent *agent)
-{
-    lg_agent_feature(agent, LG_FEATURE_STEPS, !agent->paused, agent->paused ? "paused" : "");
-}
-
-/* ---- fork -------------------------------------------------------------- */
-
 /* The child of a fork has one thread, ours, and copies of the parent's memory
  * and descriptors. It writes to none of them; it is armed anew and makes its
  * own segment when a loop first runs in it. */
@@ -512,6 +493,9 @@ lg_agent_forked(struct lg_agent *agent)
         /* The weak references and the rest belong to the interpreter, which
          * is not ours to call here: they are let go of by being forgotten. */
         memset(loop, 0, sizeof(*loop));
+    }
+    if (agent->walker != NULL) {
+        lg_pystack_walker_after_fork(agent->walker);
     }
     lg_watchdog_forget(agent);
     lg_pool_close(agent);
@@ -589,9 +573,8 @@ lg_agent_status(struct lg_agent *agent)
             goto done;
         }
     }
-    result = Py_BuildValue("{s:s,s:z,s:O,s:z,s:O,s:O,s:O}", "state", states[agent->state], "reason",
-                           agent->state == LG_AGENT_OFF ? agent->off_reason : NULL, "paused",
-                           agent->paused ? Py_True : Py_False, "segment",
+    result = Py_BuildValue("{s:s,s:z,s:z,s:O,s:O,s:O}", "state", states[agent->state], "reason",
+                           agent->state == LG_AGENT_OFF ? agent->off_reason : NULL, "segment",
                            awake ? agent->rec.seg.path : NULL, "features", features, "counters",
                            counters, "hooks", hooks);
 done:

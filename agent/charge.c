@@ -12,6 +12,7 @@
 #include "../common/lg_clock.h"
 #include "cumulative.h"
 #include "task.h"
+#include "tell.h"
 #include "threshold.h"
 
 #define LG_AFTERWARDS_NS (5 * LG_NS_PER_MS)
@@ -39,6 +40,8 @@ static struct blame find_blame(const struct lg_loop *loop, int32_t endpoint, uin
 static void count_block(struct lg_loop *loop, uint32_t endpoint, uint64_t end_ns,
                         uint64_t duration_ns, const uint64_t *parts_ns);
 static void add_parts(struct lg_loop *loop, uint64_t end_ns, const uint64_t *parts_ns);
+static struct lg_note *begin_note(struct lg_loop *loop, struct lg_note *spare);
+static void end_note(struct lg_loop *loop, struct lg_note *note, const struct lg_note *spare);
 static void note_call(struct lg_loop *loop, struct lg_note *note, uint64_t start_ns);
 static void begin_waiters(struct lg_loop *loop, const struct lg_owner *guilty, uint32_t endpoint,
                           uint64_t step, uint64_t start_ns, uint64_t end_ns);
@@ -62,6 +65,11 @@ static enum lg_cumulative_result cumulative_add(struct lg_loop *loop, struct lg_
                                                 const uint64_t *parts_ns);
 static void cumulative_note(struct lg_loop *loop, const struct lg_cumulative *c, uint32_t endpoint,
                             uint32_t request_id, bool finished);
+static void tell_cumulative(struct lg_loop *loop, struct lg_owner *owner,
+                            const struct lg_cumulative *c, int32_t endpoint, uint32_t request_id);
+static void describe_cumulative(const struct lg_loop *loop, const struct lg_cumulative *c,
+                                uint32_t endpoint, uint32_t request_id, bool finished,
+                                struct lg_note *note);
 static uint32_t scale_parts(const struct lg_cumulative *c, uint64_t parts_ns[LG_CAUSE_COUNT]);
 static struct lg_cumulative *cumulative_new(struct lg_agent *agent);
 
@@ -172,17 +180,14 @@ charge_long(struct lg_loop *loop, struct lg_owner *owner, int32_t endpoint,
     else {
         count_block(loop, blame.endpoint, s->end_ns, s->wall_ns, parts);
     }
-    if (!blame.elsewhere) {
-        owner->blocks++;
-        owner->blocked_ns += s->wall_ns;
-    }
     lg_add_single(&loop->entry->blocks, 1);
     lg_add_single(&loop->entry->blocked_ns, s->wall_ns);
     uint32_t task = lg_task_name_now(agent, loop);
     if (loop->used != LG_LOOP_USED) {
         return;                         /* that ran Python code, and the agent was stopped */
     }
-    struct lg_note *note = lg_note_begin(&loop->notes);
+    struct lg_note spare;
+    struct lg_note *note = begin_note(loop, &spare);
     if (note != NULL) {
         note->kind = LG_NOTE_STEP;
         note->endpoint = blame.endpoint;
@@ -198,7 +203,8 @@ charge_long(struct lg_loop *loop, struct lg_owner *owner, int32_t endpoint,
         note->major_faults = faults;
         memcpy(note->parts_ns, parts, sizeof(parts));
         note_call(loop, note, s->start_ns);
-        lg_note_publish(&loop->notes);
+        end_note(loop, note, &spare);
+        lg_tell_later(loop, owner, endpoint, note);
     }
     begin_waiters(loop, owner, blame.endpoint, loop->step_number, s->start_ns, s->end_ns);
 }
@@ -274,6 +280,29 @@ add_parts(struct lg_loop *loop, uint64_t end_ns, const uint64_t *parts_ns)
     lg_record_loop_second(&loop->agent->rec, loop->index, end_ns, &add, loop->open_requests);
 }
 
+/* A slot of the watchdog's queue; `spare` when that is full and the listener
+ * wants to know all the same; or NULL. */
+static struct lg_note *
+begin_note(struct lg_loop *loop, struct lg_note *spare)
+{
+    struct lg_note *note = lg_note_begin(&loop->notes);
+    if (note == NULL && lg_load32_relaxed(&loop->agent->is_heard)) {
+        memset(spare, 0, sizeof(*spare));
+        note = spare;
+    }
+    return note;
+}
+
+/* It may still be read afterwards: the slot is ours until the queue has gone
+ * round. */
+static void
+end_note(struct lg_loop *loop, struct lg_note *note, const struct lg_note *spare)
+{
+    if (note != spare) {
+        lg_note_publish(&loop->notes);
+    }
+}
+
 /* The longest blocking call of the stretch, with the stack taken at its end.
  * After the note's duration is set. */
 static void
@@ -308,10 +337,8 @@ lg_charge_gap(struct lg_loop *loop, uint64_t now_ns)
     if (wall > loop->longest_in_iteration_ns) {
         loop->longest_in_iteration_ns = wall;
     }
-    if (lg_agent_was_paused(loop->agent, loop->edge_ns)) {
-        return;                         /* of requests that pass bare, perhaps */
-    }
-    struct lg_note *note = lg_note_begin(&loop->notes);
+    struct lg_note spare;
+    struct lg_note *note = begin_note(loop, &spare);
     if (note == NULL) {
         return;
     }
@@ -329,7 +356,8 @@ lg_charge_gap(struct lg_loop *loop, uint64_t now_ns)
     note->major_faults = faults;
     memcpy(note->parts_ns, parts, sizeof(parts));
     note_call(loop, note, loop->edge_ns);
-    lg_note_publish(&loop->notes);
+    end_note(loop, note, &spare);
+    lg_tell_later(loop, NULL, -1, note);
     begin_waiters(loop, NULL, note->endpoint, loop->edge_ns, loop->edge_ns, now_ns);
 }
 
@@ -343,7 +371,7 @@ lg_charge_iteration(struct lg_loop *loop, uint64_t now_ns)
         lg_charge_gap(loop, now_ns);
     }
     else {
-        loop->meter.unread_ns += gap;
+        lg_loop_busy(loop, gap);        /* else what is unread would grow for ever */
     }
     uint64_t busy = now_ns - loop->awake_ns;
     lg_store_relaxed(&e->last_lag_ns, busy);
@@ -365,8 +393,9 @@ lg_charge_iteration(struct lg_loop *loop, uint64_t now_ns)
     lg_record_loop_busy(&agent->rec, loop->index, loop->awake_ns, now_ns);
     /* Many short ones together: no single stall explains half of it. */
     if (busy > agent->settings.config.iteration_threshold_ns &&
-        loop->longest_in_iteration_ns < busy / 2 && !lg_agent_was_paused(agent, loop->awake_ns)) {
-        struct lg_note *note = lg_note_begin(&loop->notes);
+        loop->longest_in_iteration_ns < busy / 2) {
+        struct lg_note spare;
+        struct lg_note *note = begin_note(loop, &spare);
         if (note != NULL) {
             note->kind = LG_NOTE_ITERATION;
             note->endpoint = LG_ENDPOINT_LOOP;
@@ -383,7 +412,8 @@ lg_charge_iteration(struct lg_loop *loop, uint64_t now_ns)
             note->open_requests = loop->open_requests;
             note->steps = (uint32_t)(lg_load_relaxed(&e->steps) - loop->edge_steps);
             note_call(loop, note, loop->awake_ns);
-            lg_note_publish(&loop->notes);
+            end_note(loop, note, &spare);
+            lg_tell_later(loop, NULL, -1, note);
         }
     }
     if (loop->waiters.stall_step != 0 && loop->iteration > loop->waiters.last_iteration) {
@@ -513,29 +543,6 @@ count_waited(struct lg_loop *loop)
 
 /* ---- phases of an owner ------------------------------------------------ */
 
-struct lg_blocked
-lg_charge_blocked(const struct lg_owner *owner)
-{
-    struct lg_blocked blocked = {owner->blocks, owner->blocked_ns};
-    struct lg_loop *loop = lg_loop_current();
-    if (loop == NULL || loop->running != owner) {
-        return blocked;
-    }
-    uint64_t wall = lg_now_ns() - loop->step_start_ns - loop->excluded_ns;
-    uint64_t threshold = lg_agent_threshold(loop->agent, loop, owner->endpoint);
-    if (wall > threshold) {
-        uint64_t parts[LG_CAUSE_COUNT];
-        struct lg_meter meter = loop->meter;    /* the step's end wants it as it is */
-        uint32_t cause = measure(loop, wall, &loop->step_sums, loop->step_gc_ns, parts, NULL);
-        loop->meter = meter;
-        if (!find_blame(loop, owner->endpoint, cause, parts, wall, threshold).elsewhere) {
-            blocked.count++;
-            blocked.ns += wall;
-        }
-    }
-    return blocked;
-}
-
 void
 lg_charge_response_sent(struct lg_owner *owner)
 {
@@ -611,6 +618,9 @@ charge_unnamed(struct lg_loop *loop, struct lg_owner *owner, uint64_t now_ns)
         }
         owner->unnamed_stalls = 0;
     }
+    if (owner->untold != NULL) {
+        lg_tell_named(owner);
+    }
 }
 
 /* One by one, so that the longest of them is the longest: the others share what
@@ -678,11 +688,7 @@ cumulative_step(struct lg_loop *loop, struct lg_owner *owner, int32_t endpoint, 
                                         : cumulative_add(loop, owner->cumulative, shown(endpoint),
                                                          owner->id, end_ns, ns, parts_ns);
     if (own == LG_CUMULATIVE_OPENED) {
-        owner->blocks++;
-        owner->blocked_ns += owner->cumulative->total_ns;
-    }
-    else if (own == LG_CUMULATIVE_GREW) {
-        owner->blocked_ns += ns;
+        tell_cumulative(loop, owner, owner->cumulative, endpoint, owner->id);
     }
     if (own == LG_CUMULATIVE_OPENED && endpoint >= 0) {
         count_cumulative(&agent->rec, (uint32_t)endpoint);
@@ -727,13 +733,16 @@ cumulative_wide(struct lg_loop *loop, uint32_t endpoint, uint64_t end_ns, uint64
             ? LG_CUMULATIVE_BELOW
             : cumulative_add(loop, *of_endpoint, endpoint, 0, end_ns, ns, parts_ns);
     if (result == LG_CUMULATIVE_OPENED) {
+        tell_cumulative(loop, NULL, *of_endpoint, (int32_t)endpoint, 0);
         count_cumulative(&agent->rec, endpoint);
     }
     if (result == LG_CUMULATIVE_OPENED || result == LG_CUMULATIVE_GREW) {
         forget_unless_open(loop->cumulative);
     }
-    else if (loop->cumulative != NULL) {
-        (void)cumulative_add(loop, loop->cumulative, LG_ENDPOINT_LOOP, 0, end_ns, ns, parts_ns);
+    else if (loop->cumulative != NULL &&
+             cumulative_add(loop, loop->cumulative, LG_ENDPOINT_LOOP, 0, end_ns, ns, parts_ns) ==
+                 LG_CUMULATIVE_OPENED) {
+        tell_cumulative(loop, NULL, loop->cumulative, (int32_t)LG_ENDPOINT_LOOP, 0);
     }
 }
 
@@ -804,6 +813,27 @@ cumulative_note(struct lg_loop *loop, const struct lg_cumulative *c, uint32_t en
     if (note == NULL) {
         return;
     }
+    describe_cumulative(loop, c, endpoint, request_id, finished, note);
+    lg_note_publish(&loop->notes);
+}
+
+/* Once for each window, when it opens. */
+static void
+tell_cumulative(struct lg_loop *loop, struct lg_owner *owner, const struct lg_cumulative *c,
+                int32_t endpoint, uint32_t request_id)
+{
+    if (lg_load32_relaxed(&loop->agent->is_heard)) {
+        struct lg_note note;
+        memset(&note, 0, sizeof(note));
+        describe_cumulative(loop, c, shown(endpoint), request_id, false, &note);
+        lg_tell_later(loop, owner, endpoint, &note);
+    }
+}
+
+static void
+describe_cumulative(const struct lg_loop *loop, const struct lg_cumulative *c, uint32_t endpoint,
+                    uint32_t request_id, bool finished, struct lg_note *note)
+{
     note->kind = LG_NOTE_CUMULATIVE;
     note->endpoint = endpoint;
     note->request_id = request_id;
@@ -815,7 +845,6 @@ cumulative_note(struct lg_loop *loop, const struct lg_cumulative *c, uint32_t en
     note->threshold_ns = loop->agent->settings.config.cumulative_threshold_ns;
     note->open_requests = loop->open_requests;
     note->cause = scale_parts(c, note->parts_ns);
-    lg_note_publish(&loop->notes);
 }
 
 /* The parts were summed since the window was last empty; time that has slid

@@ -17,6 +17,7 @@
 #include "pycompat.h"
 #include "select.h"
 #include "task.h"
+#include "tell.h"
 #include "threshold.h"
 
 /* What is asked of the loop's Python object, before anything of ours is touched:
@@ -35,6 +36,7 @@ static void gather_facts(struct facts *facts, PyObject *py_loop);
 static void drop_facts(struct facts *facts);
 static void install_factories(struct lg_agent *agent, struct lg_loop *loop, PyObject *py_loop);
 static struct lg_loop *free_slot(struct lg_agent *agent);
+static uint64_t slow_ns(uint64_t threshold_ns);
 static bool is_thread_alive(pid_t tid);
 static uint64_t hook_of(PyThreadState *tstate, PyObject *py_loop);
 static bool is_same(const struct lg_loop *loop, PyObject *py_loop);
@@ -176,8 +178,7 @@ register_loop(struct lg_agent *agent, struct facts *facts)
     loop->calls.poll_enter = poll_enter;
     loop->calls.poll_leave = poll_leave;
     loop->calls.slow_call = slow_call;
-    loop->calls.slow_ns =
-        loop->threshold_ns / 4 > LG_CALL_LOOK_NS ? loop->threshold_ns / 4 : LG_CALL_LOOK_NS;
+    loop->calls.slow_ns = slow_ns(loop->threshold_ns);
     loop->has_edges = lg_agent_has_edges(agent);
     /* Without edges it may have been in poll between two steps. */
     loop->gap_threshold_ns =
@@ -244,6 +245,24 @@ is_thread_alive(pid_t tid)
 {
     return tid != 0 && tid != (pid_t)syscall(SYS_gettid) &&
            syscall(SYS_tgkill, getpid(), tid, 0) == 0;
+}
+
+void
+lg_loop_set_threshold(struct lg_loop *loop, uint64_t ns, bool gaps_too)
+{
+    lg_store_relaxed(&loop->threshold_ns, ns);
+    lg_store_relaxed(&loop->entry->threshold_ns, ns);
+    if (gaps_too && loop->has_edges) {
+        lg_store_relaxed(&loop->gap_threshold_ns, ns);
+    }
+    lg_store_relaxed(&loop->calls.slow_ns, slow_ns(ns));
+}
+
+/* Calls from here on have their stack taken. */
+static uint64_t
+slow_ns(uint64_t threshold_ns)
+{
+    return threshold_ns / 4 > LG_CALL_LOOK_NS ? threshold_ns / 4 : LG_CALL_LOOK_NS;
 }
 
 PyObject *
@@ -367,6 +386,7 @@ lg_loop_close(struct lg_loop *loop)
                        LG_LIFE_LOOP_CLOSED, 0, loop->index, 0, 0);
     }
     lg_meter_close(&loop->meter);
+    lg_tell_drop(&loop->untold);
     free(loop->cumulative);
     loop->cumulative = NULL;
     loop->running = NULL;
@@ -428,7 +448,11 @@ lg_loop_poll_enter(struct lg_loop *loop, uint64_t now_ns)
     loop->awake_ns = 0;
     lg_store_relaxed(&loop->entry->poll_since_ns, now_ns);
     lg_store_relaxed(&loop->entry->awake_since_ns, 0);
+    bool untold = loop->untold != NULL;
     end_edge(loop);
+    if (untold) {
+        lg_tell_from_poll(loop);        /* not within the edge: it takes the GIL */
+    }
 }
 
 /* False: stopped, or another loop polls on the same descriptor number. */

@@ -29,6 +29,7 @@
 
 struct lg_agent;
 struct lg_cumulative;
+struct lg_tale;
 struct lg_threshold;
 
 /* A slot whose thread may still come by although the agent stopped is never
@@ -76,6 +77,8 @@ struct lg_loop {
     uint64_t excluded_ns;               /* time of nested steps of other owners */
     struct lg_sums step_sums;           /* blocking sums when it began */
     uint64_t step_gc_ns;                /* gc_ns when it began */
+    struct lg_tale *untold;             /* stalls to be told to Python, see tell.h */
+    bool telling;                       /* the listener runs */
 
     /* Edges; loop thread. */
     uint64_t awake_ns;                  /* poll returned */
@@ -143,6 +146,10 @@ lg_loop_runs(const struct lg_loop *loop)
     return hook != NULL && PyMethod_Check(hook) &&
            PyMethod_GET_SELF(hook) == ((PyWeakReference *)loop->loop)->wr_object;
 }
+
+/* Moves the threshold in force; that of untracked time too, when it goes along.
+ * Any thread. */
+void lg_loop_set_threshold(struct lg_loop *loop, uint64_t ns, bool gaps_too);
 
 /* The event loop's object, new reference, or NULL when it is gone or is none. */
 PyObject *lg_loop_object(const struct lg_loop *loop);

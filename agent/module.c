@@ -9,18 +9,17 @@
 #include <pthread.h>
 
 #include "agent.h"
-#include "answer.h"
 #include "asgi.h"
 #include "collect.h"
 #include "names.h"
 #include "pool.h"
 #include "pycompat.h"
-#include "requests.h"
 #include "select.h"
 #include "step.h"
 #include "task.h"
+#include "tell.h"
 
-static struct lg_agent agent = {.state = LG_AGENT_IDLE, .off_fd = -1, .paused_ns = LG_NONE};
+static struct lg_agent agent = {.state = LG_AGENT_IDLE, .off_fd = -1};
 static struct lg_names names;
 
 /* ---- functions --------------------------------------------------------- */
@@ -74,39 +73,10 @@ agent_status(PyObject *module, PyObject *unused)
 }
 
 static PyObject *
-agent_pause(PyObject *module, PyObject *paused)
+agent_wrap(PyObject *module, PyObject *app)
 {
     (void)module;
-    int truth = PyObject_IsTrue(paused);
-    return truth < 0 ? NULL : PyBool_FromLong(lg_agent_pause(&agent, truth == 1));
-}
-
-static PyObject *
-agent_current_request(PyObject *module, PyObject *unused)
-{
-    (void)module;
-    (void)unused;
-    return lg_requests_current(&agent);
-}
-
-static PyObject *
-agent_open_requests(PyObject *module, PyObject *unused)
-{
-    (void)module;
-    (void)unused;
-    return lg_requests_open(&agent);
-}
-
-static PyObject *
-agent_wrap(PyObject *module, PyObject *args)
-{
-    (void)module;
-    PyObject *app;
-    PyObject *rules = Py_None;
-    if (!PyArg_ParseTuple(args, "O|O:wrap", &app, &rules)) {
-        return NULL;
-    }
-    return lg_asgi_wrap(&agent, app, rules);
+    return lg_asgi_wrap(&agent, app);
 }
 
 static PyObject *
@@ -157,6 +127,27 @@ agent_set_route_namer(PyObject *module, PyObject *namer)
 }
 
 static PyObject *
+agent_set_listener(PyObject *module, PyObject *listener)
+{
+    (void)module;
+    if (lg_tell_set_listener(&agent, listener) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+agent_set_threshold(PyObject *module, PyObject *ns)
+{
+    (void)module;
+    unsigned long long wanted = PyLong_AsUnsignedLongLong(ns);
+    if (wanted == (unsigned long long)-1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    return PyLong_FromUnsignedLongLong(lg_agent_set_threshold(&agent, wanted));
+}
+
+static PyObject *
 agent_pool_submit(PyObject *module, PyObject *args)
 {
     (void)module;
@@ -187,14 +178,7 @@ static PyMethodDef methods[] = {
     {"off", agent_off, METH_O,
      PyDoc_STR("off(reason) -> None. Switched off; the viewer shows the reason.")},
     {"status", agent_status, METH_NOARGS, PyDoc_STR("status() -> dict.")},
-    {"wrap", agent_wrap, METH_VARARGS,
-     PyDoc_STR("wrap(app, rules=None) -> the application, measured; rules: see answers.py.")},
-    {"pause", agent_pause, METH_O,
-     PyDoc_STR("pause(flag) -> bool. Requests that begin pass bare, or no more; what was.")},
-    {"current_request", agent_current_request, METH_NOARGS,
-     PyDoc_STR("current_request() -> tuple of the request that runs in this thread, or None.")},
-    {"open_requests", agent_open_requests, METH_NOARGS,
-     PyDoc_STR("open_requests() -> list of such tuples, oldest first.")},
+    {"wrap", agent_wrap, METH_O, PyDoc_STR("wrap(app) -> the application, measured.")},
     {"watch_loop", agent_watch_loop, METH_NOARGS,
      PyDoc_STR("watch_loop() -> None. Registers the loop that runs in this thread.")},
     {"read_lag", agent_read_lag, METH_NOARGS,
@@ -204,6 +188,10 @@ static PyMethodDef methods[] = {
      PyDoc_STR("route_handle(original, kind) -> stand-in for a route's `handle`.")},
     {"set_route_namer", agent_set_route_namer, METH_O,
      PyDoc_STR("set_route_namer(namer) -> None. namer(route, scope, prefix) -> template.")},
+    {"set_listener", agent_set_listener, METH_O,
+     PyDoc_STR("set_listener(f) -> None. f(info) is called after each stall; None removes it.")},
+    {"set_threshold", agent_set_threshold, METH_O,
+     PyDoc_STR("set_threshold(ns) -> int. Moves the threshold of all loops; the one before.")},
     {"pool_submit", agent_pool_submit, METH_VARARGS,
      PyDoc_STR("pool_submit(func, limit) -> callable that measures func in a pool thread.")},
     {"_at_exit", agent_at_exit, METH_NOARGS, NULL},
@@ -294,7 +282,7 @@ exec_module(PyObject *module)
         mark_coroutine_function(agent.like_function) < 0 || lg_step_add_types(module, &agent) < 0 ||
         lg_asgi_add_types(module, &agent) < 0 || lg_task_add_types(module, &agent) < 0 ||
         lg_route_add_types(module, &agent) < 0 || lg_pool_add_types(module, &agent) < 0 ||
-        lg_select_add_types(module, &agent) < 0 || lg_answer_add_types(module, &agent) < 0) {
+        lg_select_add_types(module, &agent) < 0) {
         return -1;
     }
     if (PyModule_AddObjectRef(module, "Asgi", agent.asgi_type) < 0) {

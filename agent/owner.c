@@ -3,17 +3,14 @@
  */
 #include "owner.h"
 
-#include <Python.h>
-
 #include <stdlib.h>
 #include <string.h>
 
 #include "../common/lg_clock.h"
 #include "agent.h"
 #include "charge.h"
+#include "tell.h"
 
-static void enlist(struct lg_owner *owner);
-static void delist(struct lg_owner *owner);
 static bool is_counted(const struct lg_owner *owner);
 
 struct lg_owner *
@@ -36,34 +33,7 @@ lg_owner_new(struct lg_agent *agent, enum lg_endpoint_kind kind, uint64_t now_ns
     owner->endpoint = -1;
     owner->kind = (uint8_t)kind;
     owner->start_ns = now_ns;
-    if (is_counted(owner)) {
-        enlist(owner);
-    }
     return owner;
-}
-
-static void
-enlist(struct lg_owner *owner)
-{
-    struct lg_owner **head = &owner->agent->open_owners;
-    owner->open_next = *head;
-    owner->open_at = head;
-    if (*head != NULL) {
-        (*head)->open_at = &owner->open_next;
-    }
-    *head = owner;
-}
-
-static void
-delist(struct lg_owner *owner)
-{
-    if (owner->open_at != NULL) {
-        *owner->open_at = owner->open_next;
-        if (owner->open_next != NULL) {
-            owner->open_next->open_at = owner->open_at;
-        }
-        owner->open_at = NULL;
-    }
 }
 
 void
@@ -77,8 +47,7 @@ lg_owner_unref(struct lg_owner *owner)
         owner->flags |= LG_REQ_CANCELLED;
         lg_owner_finish(owner, lg_now_ns());
     }
-    delist(owner);
-    Py_CLEAR(owner->rules);
+    lg_tell_drop(&owner->untold);
     free(owner->cumulative);            /* only of one that never came to its end */
     owner->cumulative = NULL;
     owner->next_free = owner->agent->free_owners;
@@ -113,8 +82,10 @@ lg_owner_finish(struct lg_owner *owner, uint64_t now_ns)
         return;
     }
     owner->finished = true;
-    delist(owner);
     lg_charge_finished(owner, now_ns);
+    if (owner->untold != NULL) {
+        lg_tell_named(owner);           /* the names were in use to the end */
+    }
     if (!is_counted(owner)) {
         return;
     }

@@ -36,8 +36,6 @@ static void sample_holder(struct lg_sampler *sampler, struct lg_loop *loop,
                           struct lg_stall_state *state, uint64_t now_ns);
 static void callback_name(const struct lg_plain_frame *plain, uint32_t depth, uint32_t common,
                           char *name, size_t size);
-static uint32_t common_outer(const struct lg_pystack_sample *a, const struct lg_pystack_sample *b);
-static bool is_machinery(const char *file);
 static bool read_syscall(int fd, long *number, long *arg);
 static void count_vote(struct lg_loop *loop, enum lg_cause cause);
 
@@ -298,7 +296,7 @@ lg_sample_intern(struct lg_sampler *sampler, const struct lg_pystack_sample *fra
                  uint32_t endpoint, uint64_t now_ns, const struct lg_loop *loop, char *name,
                  size_t size)
 {
-    uint32_t common = loop != NULL ? common_outer(frames, &loop->base) : 0;
+    uint32_t common = loop != NULL ? lg_sample_common(frames, &loop->base) : 0;
     uint32_t depth = 0;
     uint32_t gone = 0;
     for (uint32_t i = 0; i < frames->depth && sampler->walker != NULL; i++) {
@@ -357,9 +355,8 @@ lg_sample_thread(struct lg_sampler *sampler, uint64_t tstate, uint32_t endpoint,
     return lg_sample_intern(sampler, &sampler->frames, endpoint, now_ns, NULL, NULL, 0);
 }
 
-/* Frames that both have, from the outermost on: what runs the loop. */
-static uint32_t
-common_outer(const struct lg_pystack_sample *a, const struct lg_pystack_sample *b)
+uint32_t
+lg_sample_common(const struct lg_pystack_sample *a, const struct lg_pystack_sample *b)
 {
     uint32_t n = 0;
     if ((a->flags | b->flags) & LG_PYSTACK_CUT) {
@@ -380,7 +377,7 @@ callback_name(const struct lg_plain_frame *plain, uint32_t depth, uint32_t commo
 {
     bool inside = common > 0;
     for (uint32_t i = depth - common; i-- > 0;) {
-        bool machinery = is_machinery(plain[i].file);
+        bool machinery = lg_sample_is_machinery(plain[i].file);
         if (inside && !machinery) {
             snprintf(name, size, "%s", plain[i].function);
             return;
@@ -389,8 +386,8 @@ callback_name(const struct lg_plain_frame *plain, uint32_t depth, uint32_t commo
     }
 }
 
-static bool
-is_machinery(const char *file)
+bool
+lg_sample_is_machinery(const char *file)
 {
     static const char *const parts[] = {"/asyncio/", "/uvloop/", "/trio/_core/", "/anyio/_core/"};
     for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {

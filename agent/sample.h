@@ -67,6 +67,12 @@ uint32_t lg_sample_intern(struct lg_sampler *sampler, const struct lg_pystack_sa
 bool lg_sample_brief(struct lg_sampler *sampler, struct lg_loop *loop,
                      struct lg_pystack_sample *out);
 
+/* How many frames both have, from the outermost on: what runs the loop. */
+uint32_t lg_sample_common(const struct lg_pystack_sample *a, const struct lg_pystack_sample *b);
+
+/* A file of an event loop's own. */
+bool lg_sample_is_machinery(const char *file);
+
 /* Is the loop's thread still in the loop's run_forever()? True where it cannot
  * be told. */
 bool lg_sample_in_loop(struct lg_sampler *sampler, const struct lg_loop *loop);

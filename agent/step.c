@@ -13,6 +13,7 @@
 #include "charge.h"
 #include "names.h"
 #include "pycompat.h"
+#include "tell.h"
 
 struct timed {
     PyObject_HEAD
@@ -161,7 +162,7 @@ enter(struct timed *self, struct running *r)
             }
         }
         else if (loop->edge_ns != 0) {
-            loop->meter.unread_ns += now - loop->edge_ns;
+            lg_loop_busy(loop, now - loop->edge_ns);
         }
     }
     else {
@@ -226,6 +227,9 @@ leave(struct timed *self, struct running *r, bool finished)
     }
     if (finished && self->root) {
         finish_root(self, now, PyErr_Occurred() != NULL);
+    }
+    if (loop->untold != NULL) {
+        lg_tell_now(loop);
     }
 }
 

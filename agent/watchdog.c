@@ -162,12 +162,12 @@ run(void *arg)
     struct lg_watchdog *w = arg;
     struct lg_agent *agent = w->agent;
     pthread_setname_np(pthread_self(), "loopguard");
-    uint64_t fast = fast_tick_ns(agent);
     uint64_t when = lg_now_ns();
     w->last_active_ns = when;
     w->next_second_ns = when + LG_NS_PER_S;
     while (pause_until(w, when)) {
         uint64_t now = lg_now_ns();
+        uint64_t fast = fast_tick_ns(agent);    /* the threshold may be moved */
         if (now > when + fast) {
             lg_add_single(&agent->rec.seg.self->watchdog_misses, 1);
         }
@@ -184,7 +184,7 @@ static uint64_t
 fast_tick_ns(const struct lg_agent *agent)
 {
     uint64_t tick_ns = agent->settings.config.watchdog_interval_ns;
-    uint64_t third = agent->settings.config.threshold_ns / 3;
+    uint64_t third = lg_load_relaxed(&agent->settings.config.threshold_ns) / 3;
     tick_ns = third < tick_ns ? third : tick_ns;
     return tick_ns < LG_NS_PER_MS ? LG_NS_PER_MS : tick_ns;
 }
@@ -264,7 +264,7 @@ look(struct lg_watchdog *w, struct lg_loop *loop, uint64_t now_ns)
         key.gap = true;
         key.step = lg_load_relaxed(&loop->edge_ns);
         start = key.step;
-        threshold = lg_agent_was_paused(agent, start) ? 0 : loop->gap_threshold_ns;
+        threshold = loop->gap_threshold_ns;
     }
     bool late = threshold != 0 && now_ns > start && now_ns - start > threshold;
     if (late && key.gap && !lg_sample_in_loop(w->sampler, loop)) {
@@ -334,12 +334,9 @@ move_threshold(struct lg_agent *agent, struct lg_loop *loop, uint64_t now_ns)
     if (ns == 0) {
         return;
     }
-    lg_store_relaxed(&loop->threshold_ns, ns);
-    lg_store_relaxed(&loop->entry->threshold_ns, ns);
-    if (loop->has_edges &&
-        agent->settings.config.iteration_threshold_ns == agent->settings.config.threshold_ns) {
-        lg_store_relaxed(&loop->gap_threshold_ns, ns);
-    }
+    lg_loop_set_threshold(loop, ns,
+                          agent->settings.config.iteration_threshold_ns ==
+                              agent->settings.config.threshold_ns);
 }
 
 /* Opens the stall at first sight, takes a sample, publishes. */

@@ -8,11 +8,16 @@ never at import and never in a process that only supervises others.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
+from typing import TYPE_CHECKING
 
-from loopguard import _agent, answers, patches, routes, threads
+from loopguard import _agent, patches, routes, threads
 from loopguard.asgi_types import ASGIApp
 from loopguard.config import LoopGuardConfig, switched_off
+
+if TYPE_CHECKING:
+    from loopguard.events import Subscription  # loaded when something subscribes
 
 _log = logging.getLogger("loopguard")
 
@@ -22,6 +27,7 @@ class _State:
         self.lock = threading.Lock()
         self.config: LoopGuardConfig | None = None  # None: not started
         self.reported = ""  # last reason logged
+        self.subscriptions: list[Subscription] = []  # the configuration's own
 
 
 _state = _State()
@@ -54,14 +60,12 @@ def is_running() -> bool:
     return _state.config is not None
 
 
-def measured(app: ASGIApp, config: LoopGuardConfig | None = None) -> ASGIApp:
-    """`app` wrapped by the agent, its answers treated as `config` says.
+def measured(app: ASGIApp) -> ASGIApp:
+    """`app` wrapped by the agent; an app already wrapped comes back as it is.
 
-    None leaves them alone, as does mode "log". An app already wrapped comes back
-    as it is, unless `config` wants something done with its answers. Call after
-    `start` has said True.
+    Call after `start` has said True.
     """
-    return _agent.wrap(app, None if config is None else answers.rules(config))
+    return _agent.wrap(app)
 
 
 def stop() -> None:
@@ -78,6 +82,9 @@ def stop() -> None:
         if _state.config is not None:
             _state.config = None
             _state.reported = ""
+            for subscription in _state.subscriptions:
+                subscription.close()
+            _state.subscriptions.clear()
             _agent.stop()
             _agent.set_route_namer(None)
 
@@ -87,32 +94,14 @@ def status() -> dict[str, object]:
 
     Returns:
         A new dict: features on or off with their reasons, the path of the
-        segment (None before a loop ran), counters, ``"paused"``, and
-        ``"patched"``, the names of the Python attributes that are replaced at
-        this moment.
+        segment (None before a loop ran), counters, ``"patched"``, the names of
+        the Python attributes that are replaced at this moment, and
+        ``"listeners"``, how many subscriptions, events, errors and slow calls
+        of callbacks there were.
     """
-    return {**_agent.status(), "patched": patches.names()}
-
-
-def pause() -> None:
-    """Lets every request, WebSocket and task that begins from now on pass bare.
-
-    For this process only, until `resume` or `stop`; any thread. What is open
-    goes on being measured to its end, and its answer bears its headers. The
-    segment stays, and the viewer shows that it is paused. Safe to call twice,
-    and before anything is measured.
-    """
-    _agent.pause(True)
-
-
-def resume() -> None:
-    """Ends `pause`: requests that begin are measured again."""
-    _agent.pause(False)
-
-
-def is_paused() -> bool:
-    """Whether `pause` is in force in this process."""
-    return bool(_agent.status()["paused"])
+    events = sys.modules.get("loopguard.events")
+    listeners = events.status() if events is not None else {}
+    return {**_agent.status(), "patched": patches.names(), "listeners": listeners}
 
 
 def _arm(config: LoopGuardConfig) -> bool:
@@ -127,7 +116,16 @@ def _arm(config: LoopGuardConfig) -> bool:
     _agent.set_route_namer(routes.template)
     patches.apply()
     threads.apply()
+    _subscribe(config)
     return True
+
+
+def _subscribe(config: LoopGuardConfig) -> None:
+    """The log and the user's own callback, each only if it is wanted."""
+    if config.log_blocking_events or config.dev_mode or config.on_blocking is not None:
+        from loopguard import report_log  # noqa: PLC0415 (only where somebody listens)
+
+        _state.subscriptions += report_log.arm(config)
 
 
 def _report(text: str) -> None:

@@ -36,9 +36,9 @@ def install(app: _App, config: LoopGuardConfig | None = None, **options: Any) ->
     if not control.start(config):
         return app
     if _is_starlette(app):
-        _measure_stack(app, config)
+        _measure_stack(app)
         return app
-    return cast(_App, control.measured(cast(ASGIApp, app), config))
+    return cast(_App, control.measured(cast(ASGIApp, app)))
 
 
 def _refuse_unless_callable(app: Any) -> None:
@@ -49,12 +49,11 @@ def _refuse_unless_callable(app: Any) -> None:
 class _BuildMeasured:
     """Stands in for an instance's `build_middleware_stack`."""
 
-    def __init__(self, build: Any, config: LoopGuardConfig) -> None:
+    def __init__(self, build: Any) -> None:
         self._build = build
-        self._config = config
 
     def __call__(self) -> ASGIApp:
-        return control.measured(self._build(), self._config)
+        return control.measured(self._build())
 
 
 def _is_starlette(app: object) -> bool:
@@ -63,11 +62,10 @@ def _is_starlette(app: object) -> bool:
     return module is not None and isinstance(app, module.Starlette)
 
 
-def _measure_stack(app: Any, config: LoopGuardConfig) -> None:
+def _measure_stack(app: Any) -> None:
     """The stack is built at the first call, after all `add_middleware`."""
     if isinstance(vars(app).get("build_middleware_stack"), _BuildMeasured):
         return
-    build = _BuildMeasured(app.build_middleware_stack, config)
-    patches.shadow(app, "build_middleware_stack", build)
+    patches.shadow(app, "build_middleware_stack", _BuildMeasured(app.build_middleware_stack))
     if app.middleware_stack is not None:
-        app.middleware_stack = control.measured(app.middleware_stack, config)
+        app.middleware_stack = control.measured(app.middleware_stack)
