@@ -285,7 +285,8 @@ exec_module(PyObject *module)
         lg_select_add_types(module, &agent) < 0) {
         return -1;
     }
-    if (PyModule_AddObjectRef(module, "Asgi", agent.asgi_type) < 0) {
+    if (PyModule_AddObjectRef(module, "Asgi", agent.asgi_type) < 0 ||
+        PyModule_AddObjectRef(module, "TaskFactory", agent.task_factory_type) < 0) {
         return -1;
     }
     agent.gc_callback = PyObject_GetAttrString(module, "_gc_event");

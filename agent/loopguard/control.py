@@ -12,7 +12,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-from loopguard import _agent, patches, routes, threads
+from loopguard import _agent, patches, routes, tasknames, threads
 from loopguard.asgi_types import ASGIApp
 from loopguard.config import LoopGuardConfig, switched_off
 
@@ -116,6 +116,8 @@ def _arm(config: LoopGuardConfig) -> bool:
     _agent.set_route_namer(routes.template)
     patches.apply()
     threads.apply()
+    if config.task_factory:
+        tasknames.apply()
     _subscribe(config)
     return True
 

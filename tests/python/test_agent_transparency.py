@@ -1079,6 +1079,44 @@ def test_names_and_contexts_of_tasks_are_kept(kind: str) -> None:
     assert run(kind, watched()) == run(kind, main())
 
 
+@pytest.mark.parametrize("kind", LOOPS)
+def test_tasks_without_a_name_get_their_numbers(kind: str) -> None:
+    async def main() -> Any:
+        loop = asyncio.get_running_loop()
+        tasks = [loop.create_task(returns_none()) for _ in range(3)]
+        if sys.version_info >= (3, 11):
+            context = contextvars.Context()
+            tasks.append(loop.create_task(returns_none(), context=context))  # type: ignore[arg-type]
+        await asyncio.gather(*tasks)
+        first = int(tasks[0].get_name().removeprefix("Task-"))
+        return [t.get_name() for t in tasks] == [f"Task-{first + i}" for i in range(len(tasks))]
+
+    async def watched() -> Any:
+        with loopguard.watch():
+            return await main()
+
+    before = asyncio.BaseEventLoop.create_task
+    assert run(kind, watched())
+    assert asyncio.BaseEventLoop.create_task is before
+
+
+def test_factory_of_the_application_names_as_without_us() -> None:
+    def factory(loop: Any, coro: Any, **kwargs: Any) -> Any:
+        return asyncio.Task(coro, loop=loop, **kwargs)
+
+    async def main() -> Any:
+        asyncio.get_running_loop().set_task_factory(factory)
+        task = asyncio.create_task(returns_none())  # type: ignore[arg-type]
+        await task
+        return task.get_name() == "None"
+
+    async def watched() -> Any:
+        with loopguard.watch():
+            return await main()
+
+    assert asyncio.run(watched()) == asyncio.run(main())
+
+
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with 3.12")
 def test_eager_factory_is_chained() -> None:
     async def main() -> Any:
