@@ -7,8 +7,10 @@
 #include "../common/lg_clock.h"
 #include "../common/lg_hist.h"
 #include "dump.h"
+#include "model_private.h"
 #include "top_json.h"
 
+static void write_part(struct lg_json *json, struct lg_worker *w, enum lg_dump_part part);
 static void write_process(struct lg_json *json, const struct lg_worker *w);
 static void write_config(struct lg_json *json, const struct lg_config_info *c);
 static void write_self(struct lg_json *json, const struct lg_snapshot *snap);
@@ -47,18 +49,61 @@ lg_dump_json(struct lg_top *top, FILE *out)
         }
     }
     lg_json_end_array(&json);
-    write_process(&json, w);
-    write_config(&json, &w->snap->source.geo.config);
-    write_self(&json, w->snap);
-    write_tables(&json, w->snap);
-    write_histograms(&json, w);
-    write_history(&json, w);
-    write_loop_history(&json, w);
-    write_stacks(&json, w);
-    write_records(&json, w);
-    write_damage(&json, w->snap);
+    for (int part = 0; part < LG_DUMP_PARTS; part++) {
+        write_part(&json, w, (enum lg_dump_part)part);
+    }
     lg_json_end_object(&json);
     fputc('\n', out);
+}
+
+void
+lg_dump_json_part(struct lg_top *top, enum lg_dump_part part, FILE *out)
+{
+    struct lg_json json = {.out = out};
+    lg_json_object(&json, NULL);
+    write_part(&json, top->workers[0], part);
+    lg_json_end_object(&json);
+}
+
+const char *
+lg_dump_section(uint32_t kind)
+{
+    switch (kind) {
+#define LG_X(name, number, type, count, what) \
+    case number: \
+        return #name;
+        LG_SECTIONS(LG_X)
+#undef LG_X
+    default:
+        return "?";
+    }
+}
+
+static void
+write_part(struct lg_json *json, struct lg_worker *w, enum lg_dump_part part)
+{
+    switch (part) {
+    case LG_DUMP_FACTS:
+        write_process(json, w);
+        write_config(json, &w->snap->source.geo.config);
+        write_self(json, w->snap);
+        write_tables(json, w->snap);
+        write_damage(json, w->snap);
+        break;
+    case LG_DUMP_HISTOGRAMS:
+        write_histograms(json, w);
+        break;
+    case LG_DUMP_HISTORY:
+        write_history(json, w);
+        write_loop_history(json, w);
+        break;
+    case LG_DUMP_STACKS:
+        write_stacks(json, w);
+        break;
+    default:
+        write_records(json, w);
+        break;
+    }
 }
 
 static void
@@ -293,7 +338,7 @@ write_loop_history(struct lg_json *json, struct lg_worker *w)
     lg_json_end_array(json);
 }
 
-/* The stack table: counted since the start, frames by index. */
+/* The stack table: counted since the start, with its frames. */
 static void
 write_stacks(struct lg_json *json, struct lg_worker *w)
 {
@@ -312,24 +357,7 @@ write_stacks(struct lg_json *json, struct lg_worker *w)
         lg_json_us(json, "max_us", s->max_ns);
         lg_json_u64(json, "first_mono_ns", s->first_ns);
         lg_json_u64(json, "last_mono_ns", s->last_ns);
-        lg_json_array(json, "frames");
-        uint32_t index = LG_LO(s->frame_depth);
-        for (uint32_t depth = 0; depth < LG_MAX_DEPTH && depth < LG_HI(s->frame_depth); depth++) {
-            if (index == 0 || index >= snap->tables.frames_used) {
-                break;
-            }
-            const struct lg_frame *f = &snap->frames[index];
-            lg_json_object(json, NULL);
-            lg_json_string(json, "func", lg_snapshot_text(w->snap, f->function));
-            lg_json_string(json, "file", lg_snapshot_text(w->snap, f->file));
-            lg_json_u64(json, "line", f->line);
-            lg_json_end_object(json);
-            if (f->next >= index) {
-                break;
-            }
-            index = f->next;
-        }
-        lg_json_end_array(json);
+        lg_top_json_stack(json, "frames", lg_worker_stack(w, i));
         lg_json_end_object(json);
     }
     lg_json_end_array(json);

@@ -187,20 +187,6 @@ write_rings(const struct lg_worker *w, FILE *out)
 
 /* ---- what is not whole ------------------------------------------------- */
 
-const char *
-lg_dump_section(uint32_t kind)
-{
-    switch (kind) {
-#define LG_X(name, number, type, count, what) \
-    case number: \
-        return #name;
-        LG_SECTIONS(LG_X)
-#undef LG_X
-    default:
-        return "?";
-    }
-}
-
 void
 lg_dump_report(const struct lg_top *top, const char *program)
 {

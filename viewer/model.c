@@ -223,6 +223,12 @@ lg_top_free(struct lg_top *top)
     free(top);
 }
 
+void
+lg_top_unmapped(struct lg_top *top)
+{
+    top->private->unmapped = true;
+}
+
 int
 lg_top_add(struct lg_top *top, struct lg_source *source, struct lg_problem *problem)
 {
@@ -245,7 +251,8 @@ lg_top_add(struct lg_top *top, struct lg_source *source, struct lg_problem *prob
         lg_source_close(source);
         goto failed;
     }
-    err = lg_snapshot_open(source, &w->snap);
+    err = top->private->unmapped ? lg_snapshot_open_unmapped(source, &w->snap)
+                                 : lg_snapshot_open(source, &w->snap);
     if (err != 0) {
         goto failed;
     }

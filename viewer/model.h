@@ -419,6 +419,10 @@ struct lg_top {
 int lg_top_new(struct lg_top **out);
 void lg_top_free(struct lg_top *top);
 
+/* Live segments are copied, never mapped (image.h): for guests. Before the
+ * first lg_top_add(). */
+void lg_top_unmapped(struct lg_top *top);
+
 /* Takes over a source. A second open of the same file is dropped silently. */
 int lg_top_add(struct lg_top *top, struct lg_source *source, struct lg_problem *problem);
 

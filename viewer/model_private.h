@@ -56,6 +56,7 @@ struct lg_worker_private {
 
 struct lg_top_private {
     bool frozen;
+    bool unmapped;
     uint64_t frozen_ns;
     uint64_t last_scan_ns;
     bool follow;

@@ -24,19 +24,23 @@
 #include "../common/lg_error.h"
 #include "../common/lg_hist.h"
 #include "../common/lg_seqlock.h"
+#include "image.h"
 
 #define TRIES 50                        /* reads of a seqlock that never rests */
 #define MAX_COUNT (1u << 22)            /* of any table; 64 MiB hold no more */
 
 #define NO_SLOT UINT32_MAX
 
+static int open_as(struct lg_source *source, bool unmapped, struct lg_snapshot **out);
 static uint32_t slot_of(const struct lg_snapshot *snap, uint64_t ticket);
 static int take_bytes(struct lg_snapshot *snap);
 static int read_file(int fd, uint8_t *to, size_t size);
 static int take_memory(struct lg_snapshot *snap);
 static int usable(struct lg_snapshot *snap, uint32_t kind, size_t element, uint32_t *count);
 static void note_cut(struct lg_snapshot *snap);
-static int run(struct lg_snapshot *snap, void (*take)(void *));
+static int run(struct lg_snapshot *snap, uint32_t kinds, void (*take)(void *));
+static bool image_again(struct lg_snapshot *snap, uint32_t kinds);
+static int take_image(struct lg_snapshot *snap, uint32_t kinds);
 static void take_all(void *arg);
 static void take_loops_only(void *arg);
 static void take_head(struct lg_snapshot *snap);
@@ -65,6 +69,18 @@ static bool has(const struct lg_snapshot *snap, uint32_t kind);
 int
 lg_snapshot_open(struct lg_source *source, struct lg_snapshot **out)
 {
+    return open_as(source, false, out);
+}
+
+int
+lg_snapshot_open_unmapped(struct lg_source *source, struct lg_snapshot **out)
+{
+    return open_as(source, true, out);
+}
+
+static int
+open_as(struct lg_source *source, bool unmapped, struct lg_snapshot **out)
+{
     struct lg_snapshot *snap = calloc(1, sizeof(*snap));
     if (snap == NULL) {
         lg_source_close(source);
@@ -73,13 +89,14 @@ lg_snapshot_open(struct lg_source *source, struct lg_snapshot **out)
     snap->source = *source;
     source->fd = -1;                    /* handed over */
     snap->live = snap->source.life == LG_ALIVE;
+    snap->unmapped = unmapped;
     int err = take_bytes(snap);
     if (err == 0) {
         note_cut(snap);
         err = take_memory(snap);
     }
     if (err == 0) {
-        err = run(snap, take_all);
+        err = run(snap, 0, take_all);
     }
     if (err != 0) {
         lg_snapshot_close(snap);
@@ -101,7 +118,7 @@ lg_snapshot_close(struct lg_snapshot *snap)
     if (snap == NULL) {
         return;
     }
-    if (snap->live && snap->bytes != NULL) {
+    if (snap->live && !snap->unmapped && snap->bytes != NULL) {
         munmap((void *)snap->bytes, snap->byte_count);
     }
     else {
@@ -137,7 +154,7 @@ lg_snapshot_refresh(struct lg_snapshot *snap)
     if (!snap->live) {
         return 0;
     }
-    int err = run(snap, take_all);
+    int err = run(snap, LG_IMAGE_ALL, take_all);
     if (err == 0) {
         check_endpoints(snap);
     }
@@ -147,7 +164,8 @@ lg_snapshot_refresh(struct lg_snapshot *snap)
 int
 lg_snapshot_refresh_loops(struct lg_snapshot *snap)
 {
-    return snap->live ? run(snap, take_loops_only) : 0;
+    uint32_t kinds = LG_IMAGE_KIND(LOOPS) | LG_IMAGE_KIND(ANCHOR);
+    return snap->live ? run(snap, kinds, take_loops_only) : 0;
 }
 
 /* The arguments of one re-read, through lg_copy_run()'s one pointer. */
@@ -178,6 +196,7 @@ lg_snapshot_reread_loop(struct lg_snapshot *snap, uint32_t loop, struct lg_loop_
 {
     struct reread r = {.snap = snap, .index = loop};
     if (!snap->live || snap->cut || loop >= snap->loop_count ||
+        !image_again(snap, LG_IMAGE_KIND(LOOPS)) ||
         lg_copy_run(snap->bytes, snap->byte_count, reread_loop, &r) != 0 || !r.whole) {
         return false;
     }
@@ -189,7 +208,7 @@ void
 lg_snapshot_reread_stall(struct lg_snapshot *snap, uint64_t ticket)
 {
     uint32_t slot = slot_of(snap, ticket);
-    if (!snap->live || snap->cut || slot == NO_SLOT) {
+    if (!snap->live || snap->cut || slot == NO_SLOT || !image_again(snap, LG_IMAGE_KIND(STALLS))) {
         return;
     }
     struct reread r = {.snap = snap, .index = slot, .ticket = ticket};
@@ -291,13 +310,19 @@ lg_snapshot_fault(struct lg_snapshot *snap, uint64_t offset, const char *format,
     snap->fault_count++;
 }
 
-/* Maps a live segment, reads a dead one. */
+/* Maps or images a live segment, reads a dead one. */
 static int
 take_bytes(struct lg_snapshot *snap)
 {
     uint64_t size = snap->source.file_size;
     uint64_t wanted = snap->source.geo.header.segment_size;
     snap->byte_count = (size_t)(size < wanted ? size : wanted) & ~(size_t)7;
+    if (snap->live && snap->unmapped) {
+        /* Zeroes where nothing is used: those pages are never touched. */
+        snap->image = calloc(1, snap->byte_count + 8);
+        snap->bytes = snap->image;
+        return snap->image != NULL ? take_image(snap, LG_IMAGE_ALL) : -ENOMEM;
+    }
     if (snap->live) {
         void *map = mmap(NULL, snap->byte_count, PROT_READ, MAP_SHARED, snap->source.fd, 0);
         if (map == MAP_FAILED) {
@@ -471,10 +496,14 @@ note_cut(struct lg_snapshot *snap)
     }
 }
 
+/* `kinds`: what an image has to be copied again for it. */
 static int
-run(struct lg_snapshot *snap, void (*take)(void *))
+run(struct lg_snapshot *snap, uint32_t kinds, void (*take)(void *))
 {
     struct stat st;
+    if (!image_again(snap, kinds)) {
+        snap->cut = true;
+    }
     if (snap->live && !snap->cut &&
         (fstat(snap->source.fd, &st) < 0 || (uint64_t)st.st_size < snap->byte_count)) {
         snap->cut = true;
@@ -483,6 +512,20 @@ run(struct lg_snapshot *snap, void (*take)(void *))
         snap->cut = true;
     }
     return snap->cut ? LG_ETRUNCATED : 0;
+}
+
+static bool
+image_again(struct lg_snapshot *snap, uint32_t kinds)
+{
+    return snap->image == NULL || kinds == 0 || snap->cut || take_image(snap, kinds) == 0;
+}
+
+static int
+take_image(struct lg_snapshot *snap, uint32_t kinds)
+{
+    /* A last odd bit of STRINGS may lie behind the whole words. */
+    return lg_image_take(snap->source.fd, &snap->source.geo, kinds, snap->image,
+                         snap->byte_count + 8);
 }
 
 static void

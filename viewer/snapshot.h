@@ -1,13 +1,15 @@
 /*
  * snapshot.h - private copies of one segment's sections, checked.
  *
- * The only code that touches a mapping or reads a segment file. A live segment
- * is mapped and copied under lg_copy_run(); a dead or copied one is read once
- * with pread and never mapped. What stands in the copies is foreign input
- * still: ids are checked at use, by lg_snapshot_text() and the counts here.
+ * The only code that touches a mapping or reads a segment file (image.c does
+ * it for us where mapping is not wanted). A live segment is mapped and copied
+ * under lg_copy_run(); a dead or copied one is read once with pread and never
+ * mapped. What stands in the copies is foreign input still: ids are checked at
+ * use, by lg_snapshot_text() and the counts here.
  *
- * One thread, in a program that has called lg_copy_guard(). All memory is
- * taken at open; pages of tables that are never filled cost nothing.
+ * One thread, in a program that has called lg_copy_guard(), or that opens with
+ * lg_snapshot_open_unmapped(). All memory is taken at open; pages of tables
+ * that are never filled cost nothing.
  */
 #ifndef LG_SNAPSHOT_H
 #define LG_SNAPSHOT_H
@@ -38,7 +40,7 @@ struct lg_records {                     /* the newest of a ring, by ticket */
 
 struct lg_snapshot {
     struct lg_source source;            /* owned */
-    bool live;                          /* mapped; else read once */
+    bool live;                          /* mapped, or copied at each refresh; else read once */
     bool filled;                        /* a first refresh was whole */
     bool cut;                           /* became shorter while watched */
     uint32_t state;                     /* enum lg_segment_state, at last refresh */
@@ -93,6 +95,8 @@ struct lg_snapshot {
     /* Private to snapshot.c. */
     const uint8_t *bytes;               /* mapping or copy of the file */
     size_t byte_count;
+    bool unmapped;                      /* bytes of a live one are an image (image.h) */
+    uint8_t *image;                     /* the same bytes, ours; NULL = mapped, or dead */
     char **texts;                       /* cleaned, by string id */
     uint32_t text_slots;
     char *bad_texts[64];
@@ -104,6 +108,8 @@ struct lg_snapshot {
 /* Takes over `source` (also on failure) and reads everything once. 0 or a
  * negative code; *out is to be freed with lg_snapshot_close(). */
 int lg_snapshot_open(struct lg_source *source, struct lg_snapshot **out);
+/* The same without mapping a live segment: for guests, who have no guard. */
+int lg_snapshot_open_unmapped(struct lg_source *source, struct lg_snapshot **out);
 void lg_snapshot_close(struct lg_snapshot *snap);
 
 /* Copies everything that changes. 0, or LG_ETRUNCATED when the file became

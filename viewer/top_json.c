@@ -15,7 +15,6 @@ static void write_windows(struct lg_json *json, const struct lg_window_sum *sums
 static void write_blocked(struct lg_json *json, const char *key, const struct lg_worker *w);
 static void write_key(struct lg_json *json, const struct lg_key *key);
 static void write_parts(struct lg_json *json, const char *key, const uint64_t *parts);
-static void write_stack(struct lg_json *json, const char *key, const struct lg_stack_view *stack);
 static void write_holder(struct lg_json *json, const struct lg_key *holder);
 static void write_waiting(struct lg_json *json, const char *key, const struct lg_waiting *waiting);
 static void write_endpoint(struct lg_json *json, struct lg_top *top, size_t worker,
@@ -224,8 +223,8 @@ write_blocked(struct lg_json *json, const char *key, const struct lg_worker *w)
     lg_json_us(json, "call_us", b->call_ns);
     lg_json_u64(json, "samples", b->samples);
     lg_json_bool(json, "moving", b->stack.moving);
-    write_stack(json, "stack", &b->stack);
-    write_stack(json, "holder_stack", &b->holder_stack);
+    lg_top_json_stack(json, "stack", &b->stack);
+    lg_top_json_stack(json, "holder_stack", &b->holder_stack);
     write_holder(json, &b->holder);
     write_waiting(json, "waiting", &b->waiting);
     lg_json_us(json, "longest_seen_us", b->longest_seen_ns);
@@ -256,8 +255,8 @@ write_parts(struct lg_json *json, const char *key, const uint64_t *parts)
 }
 
 /* null without a stack: an empty list would say that there was none. */
-static void
-write_stack(struct lg_json *json, const char *key, const struct lg_stack_view *stack)
+void
+lg_top_json_stack(struct lg_json *json, const char *key, const struct lg_stack_view *stack)
 {
     if (stack == NULL || stack->depth == 0) {
         lg_json_null(json, key);
@@ -420,7 +419,7 @@ write_stacks(struct lg_json *json, const struct lg_detail *detail)
         lg_json_u64(json, "count", s->count);
         lg_json_us(json, "max_us", s->max_ns);
         lg_json_ms(json, "last_age_ms", s->last_age_ns);
-        write_stack(json, "stack", s->stack);
+        lg_top_json_stack(json, "stack", s->stack);
         lg_json_end_object(json);
     }
     lg_json_end_array(json);
@@ -479,8 +478,8 @@ write_event(struct lg_json *json, struct lg_top *top, const struct lg_event *eve
     lg_json_u64(json, "major_faults", d.major_faults);
     lg_json_bool(json, "moving", d.stack.moving);
     lg_json_bool(json, "throttled", (event->flags & LG_STALL_THROTTLED) != 0);
-    write_stack(json, "stack", &d.stack);
-    write_stack(json, "holder_stack", &d.holder_stack);
+    lg_top_json_stack(json, "stack", &d.stack);
+    lg_top_json_stack(json, "holder_stack", &d.holder_stack);
     write_holder(json, &d.holder);
     write_waiting(json, "waited", &d.waited);
     lg_json_bool(json, "ongoing", event->ongoing);
@@ -550,7 +549,7 @@ write_pool(struct lg_json *json, const struct lg_worker *w)
         lg_json_u64(json, "native_id", p->stuck[i].tid);
         write_key(json, &p->stuck[i].key);
         lg_json_us(json, "for_us", p->stuck[i].for_ns);
-        write_stack(json, "stack", &p->stuck[i].stack);
+        lg_top_json_stack(json, "stack", &p->stuck[i].stack);
         lg_json_end_object(json);
     }
     lg_json_end_array(json);

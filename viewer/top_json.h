@@ -23,5 +23,7 @@ void lg_top_json_head(struct lg_json *json);
 void lg_top_json_errors(struct lg_json *json, const struct lg_problem *list, size_t count);
 void lg_top_json_worker(struct lg_json *json, struct lg_top *top, size_t worker,
                         const struct lg_view *view, bool events);
+/* Frames, innermost first; null without any. `stack` may be NULL. */
+void lg_top_json_stack(struct lg_json *json, const char *key, const struct lg_stack_view *stack);
 
 #endif

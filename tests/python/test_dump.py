@@ -79,6 +79,9 @@ def test_json_holds_the_tables_and_the_records(tmp_path: Path) -> None:
         "func": "render_pdf",
         "file": "/srv/shop/app/reports.py",
         "line": 88,
+        "short_file": "app/reports.py",
+        "user": True,
+        "endpoint": False,
     }
     assert answer["damage"] == {
         "places": 0,
