@@ -28,11 +28,12 @@ tidy() {
 {
     check clang-format "$venv/bin/clang-format" --dry-run -Werror $(git ls-files '*.c' '*.h')
     check "clang-tidy, sources" tidy "build/$(basename "$venv")" \
-        $(git ls-files 'common/*.c' 'agent/*.c' 'viewer/*.c')
+        $(git ls-files 'common/*.c' 'agent/*.c' 'viewer/*.c' 'reader/*.c')
     check "clang-tidy, tests" tidy build/unit $(git ls-files 'tests/unit/*.c')
 }
 check "ruff check" "$venv/bin/ruff" check --quiet .
 check "ruff format" "$venv/bin/ruff" format --quiet --diff .
 check "mypy --strict" "$venv/bin/mypy" --strict
-check stubtest env MYPYPATH=agent "$venv/bin/stubtest" --concise loopguard._agent
+check stubtest env MYPYPATH=agent "$venv/bin/stubtest" --concise loopguard._agent \
+    loopguard._segment
 exit $status

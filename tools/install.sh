@@ -17,7 +17,7 @@ build="build/$(basename "$venv")"
 
 options="-Dwerror=true -Ddebug=true -Dagent_asserts=true $*"
 made_with="$options ${CC-}"
-sources='meson.build meson.options pyproject.toml common agent viewer'
+sources='meson.build meson.options pyproject.toml common agent viewer reader'
 
 # shellcheck disable=SC2086 # a list of names
 if [ "$(cat "$stamp" 2>/dev/null)" = "$made_with" ] &&
