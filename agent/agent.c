@@ -38,6 +38,7 @@ static void end_with_multiprocessing(struct lg_agent *agent);
 static int open_segment(struct lg_agent *agent);
 static void open_features(struct lg_agent *agent);
 static void close_all(struct lg_agent *agent, bool keep);
+static void show_paused(struct lg_agent *agent);
 static void log_line(const char *text);
 static uint64_t threshold_set(struct lg_agent *agent, enum lg_endpoint_kind kind,
                               enum lg_method method, const char *name, size_t length);
@@ -138,6 +139,9 @@ wake(struct lg_agent *agent)
         return false;
     }
     agent->epoch++;
+    /* Answers bear the ids: workers, and lives of one, begin at different ones. */
+    agent->next_request_id =
+        (uint32_t)((lg_now_ns() ^ (uint64_t)getpid() << 40) * UINT64_C(0x9e3779b97f4a7c15) >> 32);
     open_features(agent);
     end_with_multiprocessing(agent);
     agent->state = LG_AGENT_AWAKE;
@@ -240,7 +244,7 @@ open_features(struct lg_agent *agent)
                               agent->features[i].reason);
         }
     }
-    lg_agent_feature(agent, LG_FEATURE_STEPS, true, "");
+    show_paused(agent);
     if (agent->pystack == NULL && lg_pystack_open(&agent->pystack) != 0) {
         agent->pystack = NULL;
     }
@@ -409,6 +413,8 @@ lg_agent_stop(struct lg_agent *agent, bool at_exit)
         agent->off_fd = -1;
     }
     agent->state = LG_AGENT_IDLE;
+    agent->paused = false;
+    lg_store_relaxed(&agent->paused_ns, LG_NONE);
     memset(agent->features, 0, sizeof(agent->features));
     agent->changing = 0;
 }
@@ -471,6 +477,37 @@ close_all(struct lg_agent *agent, bool keep)
     lg_charge_trim(agent);
     Py_CLEAR(agent->all_tasks);
 }
+
+/* ---- paused ------------------------------------------------------------ */
+
+bool
+lg_agent_pause(struct lg_agent *agent, bool paused)
+{
+    bool was = agent->paused;
+    if (was == paused) {
+        return was;
+    }
+    agent->paused = paused;
+    if (paused) {
+        lg_store_relaxed(&agent->paused_ns, lg_now_ns());
+        lg_store_relaxed(&agent->resumed_ns, LG_NONE);
+    }
+    else {
+        lg_store_relaxed(&agent->resumed_ns, lg_now_ns());
+    }
+    if (agent->state == LG_AGENT_AWAKE) {
+        show_paused(agent);
+    }
+    return was;
+}
+
+static void
+show_paused(struct lg_agent *agent)
+{
+    lg_agent_feature(agent, LG_FEATURE_STEPS, !agent->paused, agent->paused ? "paused" : "");
+}
+
+/* ---- fork -------------------------------------------------------------- */
 
 /* The child of a fork has one thread, ours, and copies of the parent's memory
  * and descriptors. It writes to none of them; it is armed anew and makes its
@@ -573,8 +610,9 @@ lg_agent_status(struct lg_agent *agent)
             goto done;
         }
     }
-    result = Py_BuildValue("{s:s,s:z,s:z,s:O,s:O,s:O}", "state", states[agent->state], "reason",
-                           agent->state == LG_AGENT_OFF ? agent->off_reason : NULL, "segment",
+    result = Py_BuildValue("{s:s,s:z,s:O,s:z,s:O,s:O,s:O}", "state", states[agent->state], "reason",
+                           agent->state == LG_AGENT_OFF ? agent->off_reason : NULL, "paused",
+                           agent->paused ? Py_True : Py_False, "segment",
                            awake ? agent->rec.seg.path : NULL, "features", features, "counters",
                            counters, "hooks", hooks);
 done:

@@ -71,6 +71,7 @@ struct lg_agent {
     uint64_t *threshold_of;             /* by endpoint, ns, 0 = the loop's */
     uint16_t *background_of;            /* by endpoint, 0 = none made yet */
     struct lg_owner *free_owners;
+    struct lg_owner *open_owners;       /* requests and websockets, newest first */
     struct lg_cumulative *free_cumulative;
     struct lg_cumulative **cumulative_of;   /* by endpoint, NULL = none yet */
     uint64_t next_cumulative_id;
@@ -95,6 +96,8 @@ struct lg_agent {
     PyObject *route_type;
     PyObject *select_type;
     PyObject *pool_type;
+    PyObject *rules_type;
+    struct lg_answer_parts *answer_parts; /* see answer.c */
     PyObject *like_function;            /* a coroutine function (scope, receive, send) */
     PyObject *like_call; /* 3.9: (self, scope, receive, send), calls self; or NULL */
     PyObject *task_class; /* asyncio.Task */
@@ -105,6 +108,9 @@ struct lg_agent {
     unsigned long changing; /* the thread that wakes or stops it just now, 0 = none */
     bool stop_wanted; /* by that very thread, from Python code within */
     bool forked; /* a child of the armed one, not yet awake */
+    bool paused; /* requests that begin now pass bare */
+    uint64_t paused_ns; /* the last pause, LG_NONE = none was; any thread reads it */
+    uint64_t resumed_ns; /* its end, LG_NONE = not yet */
     struct lg_names *names; /* interned Python strings, see names.h */
 };
 
@@ -132,6 +138,19 @@ PyObject *lg_agent_status(struct lg_agent *agent);
 /* A feature is on, or off and why (at most 39 bytes). */
 void lg_agent_feature(struct lg_agent *agent, enum lg_feature_index index, bool on,
                       const char *reason);
+
+/* Requests, websockets and tasks that begin from now on pass bare; the segment
+ * stays. Those that are open are measured to their end. Returns what was. */
+bool lg_agent_pause(struct lg_agent *agent, bool paused);
+
+/* Was it paused at that time, in the pause that is or the last one? What began
+ * then is not told when it ends. Any thread. */
+static inline bool
+lg_agent_was_paused(const struct lg_agent *agent, uint64_t at_ns)
+{
+    return at_ns >= lg_load_relaxed(&agent->paused_ns) &&
+           at_ns < lg_load_relaxed(&agent->resumed_ns);
+}
 
 /* pthread_atfork's child handler: everything of the parent is dropped, no
  * thread is made. Async-signal-safe but for free(). */

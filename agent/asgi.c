@@ -8,6 +8,7 @@
 
 #include "../common/lg_clock.h"
 #include "agent.h"
+#include "answer.h"
 #include "charge.h"
 #include "names.h"
 #include "pycompat.h"
@@ -19,6 +20,7 @@ struct asgi {
     vectorcallfunc vectorcall;
     PyObject *app;
     PyObject *like;                     /* a coroutine function of our signature */
+    struct lg_rules *rules;             /* strong; NULL: answers are left alone */
     struct lg_agent *agent;
 };
 
@@ -28,6 +30,9 @@ struct send {
     PyObject *send;
     PyObject *scope;                    /* until the owner has its name; or NULL */
     struct lg_owner *owner;
+    struct lg_rules *rules;             /* strong; NULL: the answer is left alone */
+    bool measures;                      /* false: an outer wrapper's send does */
+    bool refused;                       /* what the application sends of its answer is dropped */
 };
 
 /* Messages bear the same few text constants of the server's and the framework's
@@ -51,10 +56,16 @@ static bool is_measured(const struct lg_loop *loop, const struct lg_names *names
 static int scope_kind(const struct lg_names *names, PyObject *type);
 static bool text_is(PyObject *text, PyObject *name);
 static bool seen_text_is(struct seen_text *seen, PyObject *text, PyObject *name);
-static PyObject *new_send(struct lg_agent *agent, PyObject *send, struct lg_owner *owner,
-                          PyObject *scope);
+static PyObject *call_within(struct asgi *self, PyObject *const *args, struct lg_owner *outer,
+                             int kind);
+static bool answers(const struct lg_rules *rules, int kind, PyObject *scope);
+static struct send *new_send(struct lg_agent *agent, PyObject *send, struct lg_owner *owner,
+                             PyObject *scope, struct lg_rules *rules);
 static PyObject *send_call(PyObject *op, PyObject *const *args, size_t nargsf, PyObject *kwnames);
-static void note_event(struct send *self, PyObject *event);
+static PyObject *send_answer(struct send *self, PyObject *const *args, size_t nargsf,
+                             PyObject *kwnames);
+static bool is_of_response(PyObject *event, const struct lg_names *names);
+static bool note_event(struct send *self, PyObject *event);
 static void name_now(struct send *self);
 static bool is_coroutine_like(PyObject *o);
 static bool is_asgi3(PyObject *app);
@@ -63,16 +74,27 @@ static bool is_coroutine_function(PyObject *o);
 /* ---- the application --------------------------------------------------- */
 
 PyObject *
-lg_asgi_wrap(struct lg_agent *agent, PyObject *app)
+lg_asgi_wrap(struct lg_agent *agent, PyObject *app, PyObject *dict)
 {
     PyTypeObject *type = (PyTypeObject *)agent->asgi_type;
-    if (Py_TYPE(app) == type) {
+    PyObject *made = lg_answer_rules(agent, dict);
+    if (made == NULL) {
+        return NULL;
+    }
+    struct lg_rules *rules = made != Py_None ? (struct lg_rules *)made : NULL;
+    if (Py_TYPE(app) == type && (rules == NULL || !rules->answers)) {
+        Py_DECREF(made);
         return Py_NewRef(app);
     }
     struct asgi *self = PyObject_GC_New(struct asgi, type);
     if (self == NULL) {
+        Py_DECREF(made);
         return NULL;
     }
+    if (rules == NULL) {
+        Py_DECREF(made);                /* None */
+    }
+    self->rules = rules;
     self->vectorcall = asgi_call;
     self->app = Py_NewRef(app);
     self->like = is_asgi3(app) ? Py_XNewRef(agent->like_function) : NULL;
@@ -139,17 +161,28 @@ open_request(struct asgi *self, PyObject *const *args, PyObject *type)
 {
     struct lg_agent *agent = self->agent;
     const struct lg_names *names = agent->names;
+    struct lg_rules *rules = self->rules;
     PyObject *scope = args[0];
     int kind = scope_kind(names, type);
+    if (rules != NULL && rules->selects && (kind == LG_KIND_REQUEST || kind == LG_KIND_WEBSOCKET)) {
+        int wanted = lg_answer_wants(rules, scope);
+        if (wanted < 0) {
+            return NULL;
+        }
+        kind = wanted ? kind : -1;
+    }
     struct lg_loop *loop = lg_loop_here(agent);
-    if (loop == NULL || kind < 0 || is_measured(loop, names, scope)) {
-        /* Not ours to measure, or measured already by an outer wrapper. */
+    if (loop != NULL && kind >= 0 && is_measured(loop, names, scope)) {
+        return call_within(self, args, loop->running, kind);
+    }
+    if (loop == NULL || kind < 0 || (agent->paused && kind != LG_KIND_LIFESPAN)) {
         return PyObject_Vectorcall(self->app, args, 3, NULL);
     }
     struct lg_owner *owner = lg_owner_new(agent, kind, lg_now_ns());
     if (owner == NULL) {
         return PyObject_Vectorcall(self->app, args, 3, NULL);
     }
+    owner->rules = Py_XNewRef((PyObject *)rules);
     owner->id = agent->next_request_id += UINT32_C(0x9e3779b1);
     if (kind == LG_KIND_REQUEST) {
         owner->method =
@@ -172,9 +205,13 @@ open_request(struct asgi *self, PyObject *const *args, PyObject *type)
         lg_task_check(agent, loop);     /* the application may set a factory of its own */
     }
     PyObject *result = NULL;
-    PyObject *send = new_send(agent, args[2], owner, scope);
+    bool answering = answers(rules, kind, scope);
+    if (answering) {
+        lg_answer_mark(owner, scope);
+    }
+    struct send *send = new_send(agent, args[2], owner, scope, answering ? rules : NULL);
     if (send != NULL) {
-        PyObject *inner[3] = {scope, args[1], send};
+        PyObject *inner[3] = {scope, args[1], (PyObject *)send};
         result = PyObject_Vectorcall(self->app, inner, 3, NULL);
         Py_DECREF(send);
         if (result != NULL && is_coroutine_like(result)) {
@@ -199,6 +236,33 @@ is_measured(const struct lg_loop *loop, const struct lg_names *names, PyObject *
     bool same = headers != NULL && headers == PyDict_GetItemWithError(outer, names->headers);
     PyErr_Clear();
     return same;
+}
+
+/* An outer wrapper measures this request already; its answer may be ours. */
+static PyObject *
+call_within(struct asgi *self, PyObject *const *args, struct lg_owner *outer, int kind)
+{
+    if (!answers(self->rules, kind, args[0])) {
+        return PyObject_Vectorcall(self->app, args, 3, NULL);
+    }
+    struct send *send = new_send(self->agent, args[2], outer, NULL, self->rules);
+    if (send == NULL) {
+        return NULL;
+    }
+    send->measures = false;
+    lg_answer_mark(outer, args[0]);
+    PyObject *inner[3] = {args[0], args[1], (PyObject *)send};
+    PyObject *result = PyObject_Vectorcall(self->app, inner, 3, NULL);
+    Py_DECREF(send);
+    return result;
+}
+
+/* Is there anything to do with the answer? */
+static bool
+answers(const struct lg_rules *rules, int kind, PyObject *scope)
+{
+    return rules != NULL && rules->answers && kind == LG_KIND_REQUEST &&
+           !lg_answer_excludes(rules, scope);
 }
 
 /* enum lg_endpoint_kind, or -1 for a type that we do not know. */
@@ -270,6 +334,7 @@ asgi_traverse(struct asgi *self, visitproc visit, void *arg)
     LG_VISIT_TYPE(self);
     Py_VISIT(self->app);
     Py_VISIT(self->like);
+    Py_VISIT((PyObject *)self->rules);
     return 0;
 }
 
@@ -280,6 +345,7 @@ asgi_dealloc(struct asgi *self)
     PyObject_GC_UnTrack(self);
     Py_CLEAR(self->app);
     Py_CLEAR(self->like);
+    Py_CLEAR(self->rules);
     PyObject_GC_Del(self);
     Py_DECREF(type);
 }
@@ -347,8 +413,9 @@ static PyType_Spec asgi_spec = {
 
 /* ---- send -------------------------------------------------------------- */
 
-static PyObject *
-new_send(struct lg_agent *agent, PyObject *send, struct lg_owner *owner, PyObject *scope)
+static struct send *
+new_send(struct lg_agent *agent, PyObject *send, struct lg_owner *owner, PyObject *scope,
+         struct lg_rules *rules)
 {
     PyTypeObject *type = (PyTypeObject *)agent->send_type;
     struct send *self;
@@ -364,23 +431,70 @@ new_send(struct lg_agent *agent, PyObject *send, struct lg_owner *owner, PyObjec
     }
     self->vectorcall = send_call;
     self->send = Py_NewRef(send);
-    self->scope = owner->kind == LG_KIND_LIFESPAN ? NULL : Py_NewRef(scope);
+    self->scope = owner->kind == LG_KIND_LIFESPAN ? NULL : Py_XNewRef(scope);
     self->owner = lg_owner_ref(owner);
+    self->rules = (struct lg_rules *)Py_XNewRef((PyObject *)rules);
+    self->measures = true;
+    self->refused = false;
     PyObject_GC_Track(self);
-    return (PyObject *)self;
+    return self;
 }
 
 static PyObject *
 send_call(PyObject *op, PyObject *const *args, size_t nargsf, PyObject *kwnames)
 {
     struct send *self = (struct send *)op;
-    if (PyVectorcall_NARGS(nargsf) >= 1 && PyDict_CheckExact(args[0])) {
-        note_event(self, args[0]);
+    bool starts =
+        PyVectorcall_NARGS(nargsf) >= 1 && PyDict_Check(args[0]) && note_event(self, args[0]);
+    if (self->rules != NULL && (starts || self->refused)) {
+        return send_answer(self, args, nargsf, kwnames);
     }
     return PyObject_Vectorcall(self->send, args, nargsf & ~PY_VECTORCALL_ARGUMENTS_OFFSET, kwnames);
 }
 
-static void
+/* The start of an answer that is ours to change, or the rest of a refused one. */
+static PyObject *
+send_answer(struct send *self, PyObject *const *args, size_t nargsf, PyObject *kwnames)
+{
+    struct lg_owner *owner = self->owner;
+    PyObject *message = NULL;
+    if (self->refused) {
+        if (PyVectorcall_NARGS(nargsf) >= 1 && is_of_response(args[0], owner->agent->names)) {
+            return PyObject_CallNoArgs(self->rules->swallow);
+        }
+    }
+    else {
+        PyObject *instead = lg_answer_start(self->rules, owner, self->send, args[0], &message);
+        if (instead != NULL) {
+            owner->status = 503;
+            self->refused = true;
+            return instead;
+        }
+        if (PyErr_Occurred()) {
+            return NULL;                /* the application's headers raised it */
+        }
+    }
+    if (message == NULL || PyVectorcall_NARGS(nargsf) != 1 || kwnames != NULL) {
+        Py_XDECREF(message);
+        return PyObject_Vectorcall(self->send, args, nargsf & ~PY_VECTORCALL_ARGUMENTS_OFFSET,
+                                   kwnames);
+    }
+    PyObject *result = PyObject_CallOneArg(self->send, message);
+    Py_DECREF(message);
+    return result;
+}
+
+static bool
+is_of_response(PyObject *event, const struct lg_names *names)
+{
+    PyObject *type = PyDict_Check(event) ? PyDict_GetItemWithError(event, names->type) : NULL;
+    PyErr_Clear();
+    return type != NULL && PyUnicode_Check(type) &&
+           PyUnicode_Tailmatch(type, names->response, 0, PY_SSIZE_T_MAX, -1) == 1;
+}
+
+/* True when an answer begins. */
+static bool
 note_event(struct send *self, PyObject *event)
 {
     struct lg_owner *owner = self->owner;
@@ -388,10 +502,13 @@ note_event(struct send *self, PyObject *event)
     PyObject *type = PyDict_GetItemWithError(event, names->type);
     if (type == NULL) {
         PyErr_Clear();
-        return;
+        return false;
     }
     if (!PyUnicode_Check(type) || !lg_owner_is_current(owner)) {
-        return;
+        return false;
+    }
+    if (!self->measures) {
+        return seen_text_is(&seen_start, type, names->response_start);
     }
     if (seen_text_is(&seen_body, type, names->response_body)) {
         PyObject *more = PyDict_GetItemWithError(event, names->more_body);
@@ -412,6 +529,7 @@ note_event(struct send *self, PyObject *event)
             PyErr_Clear();              /* none, or no such number */
         }
         name_now(self);
+        return true;
     }
     else if (text_is(type, names->websocket_accept)) {
         name_now(self);
@@ -423,6 +541,7 @@ note_event(struct send *self, PyObject *event)
         /* Servers may end by a signal from here: that is no crash. */
         lg_store32_release(&owner->agent->rec.seg.header->state, LG_STATE_EXITING);
     }
+    return false;
 }
 
 /* Whoever answers has been found by now, or nobody will be: a stream or a
@@ -445,6 +564,7 @@ send_traverse(struct send *self, visitproc visit, void *arg)
     LG_VISIT_TYPE(self);
     Py_VISIT(self->send);
     Py_VISIT(self->scope);
+    Py_VISIT((PyObject *)self->rules);
     return 0;
 }
 
@@ -455,6 +575,7 @@ send_dealloc(struct send *self)
     PyObject_GC_UnTrack(self);
     Py_CLEAR(self->send);
     Py_CLEAR(self->scope);
+    Py_CLEAR(self->rules);
     struct lg_owner *owner = self->owner;
     self->owner = NULL;
     if (owner != NULL) {

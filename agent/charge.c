@@ -180,6 +180,10 @@ charge_long(struct lg_loop *loop, struct lg_owner *owner, int32_t endpoint,
     else {
         count_block(loop, blame.endpoint, s->end_ns, s->wall_ns, parts);
     }
+    if (!blame.elsewhere) {
+        owner->blocks++;
+        owner->blocked_ns += s->wall_ns;
+    }
     lg_add_single(&loop->entry->blocks, 1);
     lg_add_single(&loop->entry->blocked_ns, s->wall_ns);
     uint32_t task = lg_task_name_now(agent, loop);
@@ -337,6 +341,9 @@ lg_charge_gap(struct lg_loop *loop, uint64_t now_ns)
     if (wall > loop->longest_in_iteration_ns) {
         loop->longest_in_iteration_ns = wall;
     }
+    if (lg_agent_was_paused(loop->agent, loop->edge_ns)) {
+        return;                         /* of requests that pass bare, perhaps */
+    }
     struct lg_note spare;
     struct lg_note *note = begin_note(loop, &spare);
     if (note == NULL) {
@@ -393,7 +400,7 @@ lg_charge_iteration(struct lg_loop *loop, uint64_t now_ns)
     lg_record_loop_busy(&agent->rec, loop->index, loop->awake_ns, now_ns);
     /* Many short ones together: no single stall explains half of it. */
     if (busy > agent->settings.config.iteration_threshold_ns &&
-        loop->longest_in_iteration_ns < busy / 2) {
+        loop->longest_in_iteration_ns < busy / 2 && !lg_agent_was_paused(agent, loop->awake_ns)) {
         struct lg_note spare;
         struct lg_note *note = begin_note(loop, &spare);
         if (note != NULL) {
@@ -543,6 +550,29 @@ count_waited(struct lg_loop *loop)
 
 /* ---- phases of an owner ------------------------------------------------ */
 
+struct lg_blocked
+lg_charge_blocked(const struct lg_owner *owner)
+{
+    struct lg_blocked blocked = {owner->blocks, owner->blocked_ns};
+    struct lg_loop *loop = lg_loop_current();
+    if (loop == NULL || loop->running != owner) {
+        return blocked;
+    }
+    uint64_t wall = lg_now_ns() - loop->step_start_ns - loop->excluded_ns;
+    uint64_t threshold = lg_agent_threshold(loop->agent, loop, owner->endpoint);
+    if (wall > threshold) {
+        uint64_t parts[LG_CAUSE_COUNT];
+        struct lg_meter meter = loop->meter;    /* the step's end wants it as it is */
+        uint32_t cause = measure(loop, wall, &loop->step_sums, loop->step_gc_ns, parts, NULL);
+        loop->meter = meter;
+        if (!find_blame(loop, owner->endpoint, cause, parts, wall, threshold).elsewhere) {
+            blocked.count++;
+            blocked.ns += wall;
+        }
+    }
+    return blocked;
+}
+
 void
 lg_charge_response_sent(struct lg_owner *owner)
 {
@@ -688,7 +718,12 @@ cumulative_step(struct lg_loop *loop, struct lg_owner *owner, int32_t endpoint, 
                                         : cumulative_add(loop, owner->cumulative, shown(endpoint),
                                                          owner->id, end_ns, ns, parts_ns);
     if (own == LG_CUMULATIVE_OPENED) {
+        owner->blocks++;
+        owner->blocked_ns += owner->cumulative->total_ns;
         tell_cumulative(loop, owner, owner->cumulative, endpoint, owner->id);
+    }
+    else if (own == LG_CUMULATIVE_GREW) {
+        owner->blocked_ns += ns;
     }
     if (own == LG_CUMULATIVE_OPENED && endpoint >= 0) {
         count_cumulative(&agent->rec, (uint32_t)endpoint);

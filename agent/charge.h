@@ -42,6 +42,16 @@ void lg_charge_open(struct lg_loop *loop, struct lg_owner *owner, int change);
 /* A step begins while those who waited behind a stall are being counted. */
 void lg_charge_waiter(struct lg_loop *loop, struct lg_owner *owner, uint64_t now_ns);
 
+/* What the owner is blamed for so far: its blocks that were told, and its step
+ * that runs in this thread when that has gone over the threshold already and
+ * would be blamed on it. Reads the thread's clocks in that case only; changes
+ * nothing. */
+struct lg_blocked {
+    uint32_t count;
+    uint64_t ns;
+};
+struct lg_blocked lg_charge_blocked(const struct lg_owner *owner);
+
 /* The last byte of the response leaves within the running step: a long rest is
  * the background task's. */
 void lg_charge_response_sent(struct lg_owner *owner);

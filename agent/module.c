@@ -9,17 +9,19 @@
 #include <pthread.h>
 
 #include "agent.h"
+#include "answer.h"
 #include "asgi.h"
 #include "collect.h"
 #include "names.h"
 #include "pool.h"
 #include "pycompat.h"
+#include "requests.h"
 #include "select.h"
 #include "step.h"
 #include "task.h"
 #include "tell.h"
 
-static struct lg_agent agent = {.state = LG_AGENT_IDLE, .off_fd = -1};
+static struct lg_agent agent = {.state = LG_AGENT_IDLE, .off_fd = -1, .paused_ns = LG_NONE};
 static struct lg_names names;
 
 /* ---- functions --------------------------------------------------------- */
@@ -73,10 +75,39 @@ agent_status(PyObject *module, PyObject *unused)
 }
 
 static PyObject *
-agent_wrap(PyObject *module, PyObject *app)
+agent_pause(PyObject *module, PyObject *paused)
 {
     (void)module;
-    return lg_asgi_wrap(&agent, app);
+    int truth = PyObject_IsTrue(paused);
+    return truth < 0 ? NULL : PyBool_FromLong(lg_agent_pause(&agent, truth == 1));
+}
+
+static PyObject *
+agent_current_request(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    return lg_requests_current(&agent);
+}
+
+static PyObject *
+agent_open_requests(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    return lg_requests_open(&agent);
+}
+
+static PyObject *
+agent_wrap(PyObject *module, PyObject *args)
+{
+    (void)module;
+    PyObject *app;
+    PyObject *rules = Py_None;
+    if (!PyArg_ParseTuple(args, "O|O:wrap", &app, &rules)) {
+        return NULL;
+    }
+    return lg_asgi_wrap(&agent, app, rules);
 }
 
 static PyObject *
@@ -178,7 +209,14 @@ static PyMethodDef methods[] = {
     {"off", agent_off, METH_O,
      PyDoc_STR("off(reason) -> None. Switched off; the viewer shows the reason.")},
     {"status", agent_status, METH_NOARGS, PyDoc_STR("status() -> dict.")},
-    {"wrap", agent_wrap, METH_O, PyDoc_STR("wrap(app) -> the application, measured.")},
+    {"wrap", agent_wrap, METH_VARARGS,
+     PyDoc_STR("wrap(app, rules=None) -> the application, measured; rules: see answers.py.")},
+    {"pause", agent_pause, METH_O,
+     PyDoc_STR("pause(flag) -> bool. Requests that begin pass bare, or no more; what was.")},
+    {"current_request", agent_current_request, METH_NOARGS,
+     PyDoc_STR("current_request() -> tuple of the request that runs in this thread, or None.")},
+    {"open_requests", agent_open_requests, METH_NOARGS,
+     PyDoc_STR("open_requests() -> list of such tuples, oldest first.")},
     {"watch_loop", agent_watch_loop, METH_NOARGS,
      PyDoc_STR("watch_loop() -> None. Registers the loop that runs in this thread.")},
     {"read_lag", agent_read_lag, METH_NOARGS,
@@ -282,7 +320,7 @@ exec_module(PyObject *module)
         mark_coroutine_function(agent.like_function) < 0 || lg_step_add_types(module, &agent) < 0 ||
         lg_asgi_add_types(module, &agent) < 0 || lg_task_add_types(module, &agent) < 0 ||
         lg_route_add_types(module, &agent) < 0 || lg_pool_add_types(module, &agent) < 0 ||
-        lg_select_add_types(module, &agent) < 0) {
+        lg_select_add_types(module, &agent) < 0 || lg_answer_add_types(module, &agent) < 0) {
         return -1;
     }
     if (PyModule_AddObjectRef(module, "Asgi", agent.asgi_type) < 0 ||

@@ -17,6 +17,7 @@
     X(headers, "headers") \
     X(status, "status") \
     X(more_body, "more_body") \
+    X(response, "http.response.") \
     X(response_start, "http.response.start") \
     X(response_body, "http.response.body") \
     X(websocket_accept, "websocket.accept") \
@@ -26,6 +27,9 @@
     X(endpoint, "endpoint") \
     X(router, "router") \
     X(path, "path") \
+    X(root_path, "root_path") \
+    X(state, "state") \
+    X(loopguard_request_id, "loopguard_request_id") \
     X(fastapi, "fastapi") \
     X(effective_route_context, "effective_route_context") \
     X(handle, "handle") \

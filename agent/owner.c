@@ -3,6 +3,8 @@
  */
 #include "owner.h"
 
+#include <Python.h>
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,6 +13,8 @@
 #include "charge.h"
 #include "tell.h"
 
+static void enlist(struct lg_owner *owner);
+static void delist(struct lg_owner *owner);
 static bool is_counted(const struct lg_owner *owner);
 
 struct lg_owner *
@@ -33,7 +37,34 @@ lg_owner_new(struct lg_agent *agent, enum lg_endpoint_kind kind, uint64_t now_ns
     owner->endpoint = -1;
     owner->kind = (uint8_t)kind;
     owner->start_ns = now_ns;
+    if (is_counted(owner)) {
+        enlist(owner);
+    }
     return owner;
+}
+
+static void
+enlist(struct lg_owner *owner)
+{
+    struct lg_owner **head = &owner->agent->open_owners;
+    owner->open_next = *head;
+    owner->open_at = head;
+    if (*head != NULL) {
+        (*head)->open_at = &owner->open_next;
+    }
+    *head = owner;
+}
+
+static void
+delist(struct lg_owner *owner)
+{
+    if (owner->open_at != NULL) {
+        *owner->open_at = owner->open_next;
+        if (owner->open_next != NULL) {
+            owner->open_next->open_at = owner->open_at;
+        }
+        owner->open_at = NULL;
+    }
 }
 
 void
@@ -47,6 +78,8 @@ lg_owner_unref(struct lg_owner *owner)
         owner->flags |= LG_REQ_CANCELLED;
         lg_owner_finish(owner, lg_now_ns());
     }
+    delist(owner);
+    Py_CLEAR(owner->rules);
     lg_tell_drop(&owner->untold);
     free(owner->cumulative);            /* only of one that never came to its end */
     owner->cumulative = NULL;
@@ -82,6 +115,7 @@ lg_owner_finish(struct lg_owner *owner, uint64_t now_ns)
         return;
     }
     owner->finished = true;
+    delist(owner);
     lg_charge_finished(owner, now_ns);
     if (owner->untold != NULL) {
         lg_tell_named(owner);           /* the names were in use to the end */

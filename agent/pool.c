@@ -37,6 +37,7 @@ struct entry {
     uint64_t endpoint;
     uint64_t tstate;
     uint64_t tstate_id;                 /* a new thread may have the old one's addresses */
+    struct lg_owner *owner;             /* borrowed from the call; for the thread itself only */
 };
 
 struct lg_pool_room {
@@ -225,6 +226,7 @@ begin(struct call *self, struct run *run)
     if (run->entry != NULL) {
         run->outer = *run->entry;
         begin_entry(run->entry, run->endpoint, now);
+        run->entry->owner = self->owner;
     }
 }
 
@@ -252,6 +254,7 @@ end(struct call *self, struct run *run)
         }
         if (run->entry != NULL) {
             restore_entry(run->entry, &run->outer);
+            run->entry->owner = run->outer.since_ns != 0 ? run->outer.owner : NULL;
         }
     }
     if (owner != NULL) {
@@ -331,6 +334,16 @@ entry_here(struct lg_pool_room *room)
         }
     }
     return idle;
+}
+
+struct lg_owner *
+lg_pool_owner_here(const struct lg_agent *agent)
+{
+    struct lg_pool_room *room = agent->pool;
+    struct entry *entry = room != NULL ? entry_here(room) : NULL;
+    bool serves =
+        entry != NULL && entry->since_ns != 0 && entry->pthread_id == (uint64_t)pthread_self();
+    return serves ? entry->owner : NULL;
 }
 
 /* Partner: read_entry(). */

@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 struct lg_agent;
+struct lg_owner;
 struct lg_pool_room;
 struct lg_sampler;
 
@@ -29,6 +30,9 @@ PyObject *lg_pool_submit(struct lg_agent *agent, PyObject *func, uint64_t limit)
 
 /* Endpoint that the thread serves, LG_ENDPOINT_OTHER when none. Any thread. */
 uint32_t lg_pool_endpoint_of(const struct lg_pool_room *room, uint64_t pthread_id);
+
+/* The request that the calling pool thread serves, borrowed; NULL when none. GIL. */
+struct lg_owner *lg_pool_owner_here(const struct lg_agent *agent);
 
 /* Once a second, by the watchdog: threads that have run the same call for a
  * second and more, with their stacks, into POOL. */

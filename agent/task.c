@@ -199,6 +199,9 @@ find_owner(struct lg_agent *agent, PyObject *coro)
         (running->kind == LG_KIND_REQUEST || running->kind == LG_KIND_WEBSOCKET)) {
         return running;
     }
+    if (agent->paused) {
+        return NULL;
+    }
     PyObject *code = lg_coro_code(coro);
     return code == NULL ? NULL : owner_of_code(agent, coro, code);
 }

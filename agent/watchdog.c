@@ -264,7 +264,7 @@ look(struct lg_watchdog *w, struct lg_loop *loop, uint64_t now_ns)
         key.gap = true;
         key.step = lg_load_relaxed(&loop->edge_ns);
         start = key.step;
-        threshold = loop->gap_threshold_ns;
+        threshold = lg_agent_was_paused(agent, start) ? 0 : loop->gap_threshold_ns;
     }
     bool late = threshold != 0 && now_ns > start && now_ns - start > threshold;
     if (late && key.gap && !lg_sample_in_loop(w->sampler, loop)) {

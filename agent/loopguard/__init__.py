@@ -9,15 +9,16 @@ import importlib
 from typing import TYPE_CHECKING
 
 from loopguard.config import EnforcementMode, LoopGuardConfig
-from loopguard.control import status, stop
+from loopguard.control import is_paused, pause, resume, status, stop
+from loopguard.hints import FIX_HINTS, hint_lines
 from loopguard.install import install
 from loopguard.middleware import LoopGuardMiddleware
+from loopguard.requests import RequestInfo, current_request, get_active_requests
 from loopguard.version import __version__
 from loopguard.watch import watch
 
 if TYPE_CHECKING:
     from loopguard.events import BlockingEvent, Frame
-    from loopguard.hints import FIX_HINTS, hint_lines
 
 __all__ = [
     "FIX_HINTS",
@@ -26,9 +27,15 @@ __all__ = [
     "Frame",
     "LoopGuardConfig",
     "LoopGuardMiddleware",
+    "RequestInfo",
     "__version__",
+    "current_request",
+    "get_active_requests",
     "hint_lines",
     "install",
+    "is_paused",
+    "pause",
+    "resume",
     "status",
     "stop",
     "watch",
@@ -38,8 +45,6 @@ __all__ = [
 _LATER = {
     "BlockingEvent": "loopguard.events",
     "Frame": "loopguard.events",
-    "FIX_HINTS": "loopguard.hints",
-    "hint_lines": "loopguard.hints",
 }
 
 

@@ -13,11 +13,13 @@ import inspect
 import logging
 import math
 import os
+import re
 from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from loopguard import appname
+from loopguard.asgi_types import Scope
 from loopguard.version import __version__
 
 if TYPE_CHECKING:
@@ -108,14 +110,25 @@ class LoopGuardConfig:
         iteration_threshold_ms: A loop iteration longer than this is an event
             although none of its steps was. None: the threshold.
         endpoint_thresholds: ``{"POST /reports/{id}": 250.0}``, in ms.
-        dev_mode: Adds the ``x-blocking-*`` headers also in mode "log".
+        dev_mode: Adds the ``x-blocking-*`` headers also in mode "log"; changes
+            nothing in the others.
         log_blocking_events: Log blocks on the logger ``loopguard``.
         prometheus_enabled: Offer the original's metric names too.
         enforcement_mode: "log" leaves answers alone, "warn" adds headers,
             "strict" turns the answer of a guilty request into a 503.
-        exclude_paths: Paths without headers, log lines and enforcement. They
-            are measured and shown all the same.
-        server_timing: Adds a ``Server-Timing`` header.
+        exclude_paths: Paths without headers, log lines and enforcement, below
+            the application's ``root_path``: whole ones ("/health"), or
+            beginnings, with a ``*`` at the end ("/static/*"). They are measured
+            and shown all the same.
+        request_filter: Called with the ASGI scope of each request and
+            WebSocket, on the loop, before the application: a false answer, and
+            it is not measured. One that raises is logged once, and the request
+            is measured.
+        switch_header: A request that bears this header with the value "off" is
+            not measured. Whoever can send it can hide a request: have a proxy
+            take it off what comes from outside.
+        server_timing: Adds a ``Server-Timing`` header: ``loop``, the request's
+            time on the event loop until its answer began, and ``total``, in ms.
         on_blocking: Called with each `BlockingEvent`, on the loop's thread,
             after it. A coroutine function is refused.
         stack_depth: Python frames kept of a stuck loop, 1 to 64.
@@ -159,6 +172,8 @@ class LoopGuardConfig:
     prometheus_enabled: bool = False
     enforcement_mode: EnforcementMode = "warn"
     exclude_paths: Collection[str] = frozenset({"/health", "/healthz", "/ready", "/metrics"})
+    request_filter: Callable[[Scope], bool] | None = None
+    switch_header: str | None = None
     server_timing: bool = False
     on_blocking: Callable[[BlockingEvent], object] | None = None
     stack_depth: int = 64
@@ -386,6 +401,8 @@ def _paths(name: str, value: Any) -> frozenset[str]:
     for path in value:
         if not isinstance(path, str):
             raise TypeError(f"{name} must hold strings, got {path!r}")
+        if "*" in path[:-1]:
+            raise ValueError(f"{name} may have a * at the end of a path only, got {path!r}")
     return frozenset(value)
 
 
@@ -421,15 +438,35 @@ def _text(name: str, value: Any) -> str:
 
 def check_callable(name: str, value: Any) -> Any:
     """`value`, if it can be called and is no coroutine function; else TypeError."""
-    if not callable(value):
-        raise TypeError(f"{name} must be callable, got {value!r}")
-    call = type(value).__call__
-    if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(call):
+    _callable(name, value)
+    if any(map(inspect.iscoroutinefunction, (value, type(value).__call__))):
         raise TypeError(
             f"{name} must be a plain function, not the coroutine function {value!r}: "
             "it is called while the loop is held; let it start a task if need be"
         )
     return value
+
+
+def _callable(name: str, value: Any) -> Any:
+    if not callable(value):
+        raise TypeError(f"{name} must be callable, got {value!r}")
+    return value
+
+
+def _predicate(name: str, value: Any) -> Any:
+    _callable(name, value)
+    if any(map(inspect.iscoroutinefunction, (value, type(value).__call__))):
+        # a coroutine is true whatever it would return
+        raise TypeError(f"{name} must be a plain function, not an async one: {value!r}")
+    return value
+
+
+def _header_name(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, got {value!r}")
+    if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", value):
+        raise ValueError(f"{name} must be the name of a header (RFC 9110), got {value!r}")
+    return value.lower()
 
 
 # The same for text from the environment; ValueError when it does not parse.
@@ -490,6 +527,8 @@ _RULES: dict[str, _Rule] = {
     "prometheus_enabled": _SWITCH,
     "enforcement_mode": _Rule(_choice("log", "warn", "strict"), str),
     "exclude_paths": _Rule(_paths, _parse_list),
+    "request_filter": _Rule(_optional(_predicate), None),
+    "switch_header": _Rule(_optional(_header_name), str),
     "server_timing": _SWITCH,
     "on_blocking": _Rule(_optional(check_callable), None),
     "stack_depth": _Rule(_number(1, 64, whole=True), int),

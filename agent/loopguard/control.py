@@ -12,7 +12,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-from loopguard import _agent, patches, routes, tasknames, threads
+from loopguard import _agent, answers, patches, routes, tasknames, threads
 from loopguard.asgi_types import ASGIApp
 from loopguard.config import LoopGuardConfig, switched_off
 
@@ -60,12 +60,14 @@ def is_running() -> bool:
     return _state.config is not None
 
 
-def measured(app: ASGIApp) -> ASGIApp:
-    """`app` wrapped by the agent; an app already wrapped comes back as it is.
+def measured(app: ASGIApp, config: LoopGuardConfig | None = None) -> ASGIApp:
+    """`app` wrapped by the agent, its answers treated as `config` says.
 
-    Call after `start` has said True.
+    None leaves them alone, as does mode "log". An app already wrapped comes back
+    as it is, unless `config` wants something done with its answers. Call after
+    `start` has said True.
     """
-    return _agent.wrap(app)
+    return _agent.wrap(app, None if config is None else answers.rules(config))
 
 
 def stop() -> None:
@@ -94,14 +96,35 @@ def status() -> dict[str, object]:
 
     Returns:
         A new dict: features on or off with their reasons, the path of the
-        segment (None before a loop ran), counters, ``"patched"``, the names of
-        the Python attributes that are replaced at this moment, and
+        segment (None before a loop ran), counters, ``"paused"``, ``"patched"``,
+        the names of the Python attributes that are replaced at this moment, and
         ``"listeners"``, how many subscriptions, events, errors and slow calls
         of callbacks there were.
     """
     events = sys.modules.get("loopguard.events")
     listeners = events.status() if events is not None else {}
     return {**_agent.status(), "patched": patches.names(), "listeners": listeners}
+
+
+def pause() -> None:
+    """Lets every request, WebSocket and task that begins from now on pass bare.
+
+    For this process only, until `resume` or `stop`; any thread. What is open
+    goes on being measured to its end, and its answer bears its headers. The
+    segment stays, and the viewer shows that it is paused. Safe to call twice,
+    and before anything is measured.
+    """
+    _agent.pause(True)
+
+
+def resume() -> None:
+    """Ends `pause`: requests that begin are measured again."""
+    _agent.pause(False)
+
+
+def is_paused() -> bool:
+    """Whether `pause` is in force in this process."""
+    return bool(_agent.status()["paused"])
 
 
 def _arm(config: LoopGuardConfig) -> bool:

@@ -1,51 +1,38 @@
-"""What to write instead: one list, from which every surface quotes.
+"""What to write instead of the calls that block a loop most often.
 
-`hint_for` picks the advice for one block from what was measured of it: the
-frames that were on the stack, the call that took the time, the cause.
+One list for all who show it: the page of mode "strict", events, the pytest
+plugin. Names and shapes as in fastapi-loopguard. `hint_for` picks the advice for
+one block by what was measured of it: frames, call, cause.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from loopguard.frames import Frame
+if TYPE_CHECKING:
+    from loopguard.frames import Frame
 
-__all__ = ["FIX_HINTS", "hint_for", "hint_lines"]
-
+# (kind of work, what blocks, what does not)
 FIX_HINTS: tuple[tuple[str, str, str], ...] = (
-    ("Waiting", "time.sleep(seconds)", "await asyncio.sleep(seconds)"),
-    (
-        "HTTP client",
-        "requests.get(url)",
-        "async with httpx.AsyncClient() as client: response = await client.get(url)",
-    ),
-    (
-        "Child process",
-        "subprocess.run(command)",
-        "process = await asyncio.create_subprocess_exec(*command); await process.wait()",
-    ),
-    (
-        "Files",
-        "Path(name).read_bytes()",
-        "await asyncio.to_thread(Path(name).read_bytes)",
-    ),
-    (
-        "Blocking library",
-        "driver.query(sql)",
-        "await run_in_threadpool(driver.query, sql)",
-    ),
-    (
-        "Long computation",
-        "resize(image)",
-        "await loop.run_in_executor(process_pool, resize, image)",
-    ),
+    ("Waiting", "time.sleep(s)", "await asyncio.sleep(s)"),
+    ("HTTP", "requests.get(url)", "await httpx.AsyncClient().get(url)"),
+    ("Database", "a synchronous driver or session", "an async driver, or a `def` endpoint"),
+    ("Files", "path.read_bytes()", "await asyncio.to_thread(path.read_bytes)"),
+    ("Names", "socket.getaddrinfo(host, port)", "await loop.getaddrinfo(host, port)"),
+    ("Processes", "subprocess.run(args)", "await asyncio.create_subprocess_exec(*args)"),
+    ("Locks", "threading.Lock().acquire()", "await asyncio.Lock().acquire()"),
+    ("Computing", "compute(data)", "await loop.run_in_executor(process_pool, compute, data)"),
 )
-"""(what it is about, the call that blocks, what to write instead)."""
 
 
 def hint_lines() -> list[str]:
-    """One line for each of `FIX_HINTS`: ``blocking call -> rewrite``."""
-    return [f"{blocking} -> {rewrite}" for _, blocking, rewrite in FIX_HINTS]
+    """The list as text.
+
+    Returns:
+        A new list, one "what blocks -> what does not" for each of `FIX_HINTS`.
+    """
+    return [f"{before} -> {after}" for _, before, after in FIX_HINTS]
 
 
 _BY_CAUSE = {

@@ -36,9 +36,9 @@ def install(app: _App, config: LoopGuardConfig | None = None, **options: Any) ->
     if not control.start(config):
         return app
     if _is_starlette(app):
-        _measure_stack(app)
+        _measure_stack(app, config)
         return app
-    return cast(_App, control.measured(cast(ASGIApp, app)))
+    return cast(_App, control.measured(cast(ASGIApp, app), config))
 
 
 def _refuse_unless_callable(app: Any) -> None:
@@ -49,11 +49,12 @@ def _refuse_unless_callable(app: Any) -> None:
 class _BuildMeasured:
     """Stands in for an instance's `build_middleware_stack`."""
 
-    def __init__(self, build: Any) -> None:
+    def __init__(self, build: Any, config: LoopGuardConfig) -> None:
         self._build = build
+        self._config = config
 
     def __call__(self) -> ASGIApp:
-        return control.measured(self._build())
+        return control.measured(self._build(), self._config)
 
 
 def _is_starlette(app: object) -> bool:
@@ -62,10 +63,11 @@ def _is_starlette(app: object) -> bool:
     return module is not None and isinstance(app, module.Starlette)
 
 
-def _measure_stack(app: Any) -> None:
+def _measure_stack(app: Any, config: LoopGuardConfig) -> None:
     """The stack is built at the first call, after all `add_middleware`."""
     if isinstance(vars(app).get("build_middleware_stack"), _BuildMeasured):
         return
-    patches.shadow(app, "build_middleware_stack", _BuildMeasured(app.build_middleware_stack))
+    build = _BuildMeasured(app.build_middleware_stack, config)
+    patches.shadow(app, "build_middleware_stack", build)
     if app.middleware_stack is not None:
-        app.middleware_stack = control.measured(app.middleware_stack)
+        app.middleware_stack = control.measured(app.middleware_stack, config)

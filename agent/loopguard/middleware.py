@@ -14,8 +14,12 @@ class LoopGuardMiddleware:
         app.add_middleware(LoopGuardMiddleware, config=LoopGuardConfig(stack_depth=32))
 
     What runs outside of it is not charged to the request; add it last, or use
-    `loopguard.install(app)`, to have it outermost. Responses, exceptions and
-    cancellation pass through as they are.
+    `loopguard.install(app)`, to have it outermost. Exceptions and cancellation
+    pass through as they are, and so do bodies. Every answer bears
+    ``x-request-id``, ``x-blocking-count``, ``x-blocking-total-ms`` and
+    ``x-blocking-detected``, unless `enforcement_mode` is "log"; that of a
+    request which blocked the loop also ``x-loopguard-warning``, and in mode
+    "strict" it is a 503.
 
     Args:
         app: the next ASGI application.
@@ -26,7 +30,7 @@ class LoopGuardMiddleware:
     def __init__(self, app: ASGIApp, config: LoopGuardConfig | None = None) -> None:
         self.app = app
         self.config = LoopGuardConfig() if config is None else config
-        self._next = control.measured(app) if control.start(self.config) else app
+        self._next = control.measured(app, self.config) if control.start(self.config) else app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, WebSocket or lifespan, measured."""

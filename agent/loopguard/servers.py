@@ -40,7 +40,7 @@ def _measured(app: ASGIApp) -> ASGIApp:
     try:
         # the launcher leaves answers as they are
         config = LoopGuardConfig(enforcement_mode="log")
-        return control.measured(app) if control.start(config) else app
+        return control.measured(app, config) if control.start(config) else app
     except Exception as error:
         _log.warning("not measuring: %r", error)  # the worker serves without us
         return app
