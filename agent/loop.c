@@ -122,7 +122,13 @@ register_loop(struct lg_agent *agent, struct facts *facts)
     uint32_t index = (uint32_t)(loop - agent->loops);
     uint64_t step_number = loop->step_number;
     uint64_t iteration = loop->iteration;
-    memset(loop, 0, offsetof(struct lg_loop, notes));
+    /* The watchdog may be reading notes of the loop that was here before: these
+     * three, the slot's own, are never anything else. */
+    loop->agent = agent;
+    loop->index = index;
+    loop->entry = &agent->rec.seg.loops[index];
+    memset(&loop->calls, 0, sizeof(loop->calls));
+    memset(&loop->used, 0, offsetof(struct lg_loop, notes) - offsetof(struct lg_loop, used));
     loop->step_number = step_number;
     loop->iteration = iteration;
     loop->first_iteration = iteration;
@@ -133,8 +139,6 @@ register_loop(struct lg_agent *agent, struct facts *facts)
         loop->threshold = lg_threshold_open(&agent->settings);
     }
     lg_calls_init(&loop->calls);
-    loop->agent = agent;
-    loop->index = index;
     loop->kind = facts->kind;
     loop->tid = (pid_t)syscall(SYS_gettid);
     loop->has_cpu_clock = pthread_getcpuclockid(pthread_self(), &loop->cpu_clock) == 0;
@@ -160,10 +164,9 @@ register_loop(struct lg_agent *agent, struct facts *facts)
     lg_agent_feature(agent, LG_FEATURE_RUN_DELAY, loop->meter.schedstat_fd >= 0,
                      loop->meter.schedstat_fd >= 0 ? "" : "schedstat cannot be read");
 
-    struct lg_loop_entry *e = &agent->rec.seg.loops[index];
+    struct lg_loop_entry *e = loop->entry;
     memset(e, 0, sizeof(*e));
     memset(loop->lag_hist, 0, sizeof(*loop->lag_hist));
-    loop->entry = e;
     lg_store_relaxed(&e->request_tid, LG_PAIR(0, loop->tid));
     lg_store_relaxed(&e->tasks, LG_NONE);
     lg_store_relaxed(&e->ready_length, LG_NONE);
