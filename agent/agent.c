@@ -568,6 +568,16 @@ log_line(const char *text)
 
 /* ---- status ------------------------------------------------------------ */
 
+uint64_t
+lg_agent_activity(const struct lg_agent *agent)
+{
+    uint64_t sum = 0;
+    for (int i = 0; i < LG_LOOPS; i++) {
+        sum += agent->loops[i].step_number + agent->loops[i].iteration;
+    }
+    return sum;
+}
+
 PyObject *
 lg_agent_status(struct lg_agent *agent)
 {

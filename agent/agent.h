@@ -132,6 +132,9 @@ bool lg_agent_has_edges(const struct lg_agent *agent);
 /* Switched off for good, with the reason where the viewer finds it. */
 void lg_agent_off(struct lg_agent *agent, const char *reason);
 
+/* Steps and iterations measured so far; it never stands still while a loop works. */
+uint64_t lg_agent_activity(const struct lg_agent *agent);
+
 /* New dict: features with reasons, segment path, counters. */
 PyObject *lg_agent_status(struct lg_agent *agent);
 

@@ -87,6 +87,28 @@ lg_loop_here(struct lg_agent *agent)
     return loop;
 }
 
+bool
+lg_loop_expect(struct lg_agent *agent, PyObject *py_loop)
+{
+    if (agent->state != LG_AGENT_ARMED && agent->state != LG_AGENT_AWAKE) {
+        return false;
+    }
+    struct lg_pending pending;
+    lg_pending_save(&pending);
+    bool known = false;
+    if (lg_agent_awake(agent)) {
+        lg_task_install(agent, py_loop);
+        struct lg_loop *loop = lg_loop_current();   /* the lines above may run Python code */
+        known = loop != NULL && is_same(loop, py_loop);
+        if (loop != NULL && !known && (loop->hook == 0 || !lg_loop_runs(loop))) {
+            lg_loop_close(loop);
+        }
+    }
+    PyErr_Clear();
+    lg_pending_restore(&pending);
+    return known;
+}
+
 static void
 gather_facts(struct facts *facts, PyObject *py_loop)
 {

@@ -132,6 +132,11 @@ lg_loop_current(void)
  * the reason is then in the features. Leaves no exception set. GIL. */
 struct lg_loop *lg_loop_here(struct lg_agent *agent);
 
+/* `py_loop` was made, or is about to run in this thread: its tasks are measured
+ * from the first one on, and a loop that ran here before is closed. True when
+ * it is registered here already. Wakes the agent. Leaves no exception. GIL. */
+bool lg_loop_expect(struct lg_agent *agent, PyObject *py_loop);
+
 /* On the loop's thread, with or without the GIL: is this the loop that runs
  * there now? A running loop has set a method of its own as the thread's hook
  * for asynchronous generators (PEP 525: asyncio, uvloop); true for a loop that

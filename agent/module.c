@@ -8,6 +8,7 @@
 
 #include <pthread.h>
 
+#include "../common/lg_clock.h"
 #include "agent.h"
 #include "answer.h"
 #include "asgi.h"
@@ -115,8 +116,37 @@ agent_watch_loop(PyObject *module, PyObject *unused)
 {
     (void)module;
     (void)unused;
-    (void)lg_loop_here(&agent);
-    Py_RETURN_NONE;
+    return PyBool_FromLong(lg_loop_here(&agent) != NULL);
+}
+
+static PyObject *
+agent_expect_loop(PyObject *module, PyObject *loop)
+{
+    (void)module;
+    return PyBool_FromLong(lg_loop_expect(&agent, loop));
+}
+
+static PyObject *
+agent_measure(PyObject *module, PyObject *coro)
+{
+    (void)module;
+    return lg_task_measure(&agent, coro);
+}
+
+static PyObject *
+agent_activity(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(lg_agent_activity(&agent));
+}
+
+static PyObject *
+agent_clock_ns(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(lg_now_ns());
 }
 
 static PyObject *
@@ -218,10 +248,19 @@ static PyMethodDef methods[] = {
     {"open_requests", agent_open_requests, METH_NOARGS,
      PyDoc_STR("open_requests() -> list of such tuples, oldest first.")},
     {"watch_loop", agent_watch_loop, METH_NOARGS,
-     PyDoc_STR("watch_loop() -> None. Registers the loop that runs in this thread.")},
+     PyDoc_STR("watch_loop() -> bool. Registers the loop that runs in this thread.")},
     {"read_lag", agent_read_lag, METH_NOARGS,
      PyDoc_STR("read_lag() -> int | None. Longest stretch in ns that the loop running in this\n"
                "thread did not poll since the last call; None where that is not known.")},
+    {"expect_loop", agent_expect_loop, METH_O,
+     PyDoc_STR("expect_loop(loop) -> bool. The loop was made, or is about to run in this thread; "
+               "True when it is registered.")},
+    {"measure", agent_measure, METH_O,
+     PyDoc_STR("measure(coro) -> the coroutine, timed as a task of its own name.")},
+    {"activity", agent_activity, METH_NOARGS,
+     PyDoc_STR("activity() -> int. Steps and iterations measured so far.")},
+    {"clock_ns", agent_clock_ns, METH_NOARGS,
+     PyDoc_STR("clock_ns() -> int. CLOCK_MONOTONIC, which no test freezes.")},
     {"route_handle", agent_route_handle, METH_VARARGS,
      PyDoc_STR("route_handle(original, kind) -> stand-in for a route's `handle`.")},
     {"set_route_namer", agent_set_route_namer, METH_O,

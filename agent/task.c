@@ -34,6 +34,7 @@ static PyObject *factory_call(PyObject *op, PyObject *const *args, size_t nargsf
 static struct lg_owner *find_owner(struct lg_agent *agent, PyObject *coro);
 static struct lg_owner *owner_of_code(struct lg_agent *agent, PyObject *coro, PyObject *code);
 static bool is_server_code(PyObject *code);
+static struct lg_owner *new_task_owner(struct lg_agent *agent, PyObject *coro);
 static PyObject *make_task(struct lg_agent *agent, PyObject *loop, PyObject *coro,
                            PyObject *const *kwvalues, PyObject *kwnames);
 static bool is_ours(struct lg_agent *agent, PyObject *factory);
@@ -187,6 +188,23 @@ make_task(struct lg_agent *agent, PyObject *loop, PyObject *coro, PyObject *cons
     return task;
 }
 
+PyObject *
+lg_task_measure(struct lg_agent *agent, PyObject *coro)
+{
+    PyObject *timed = NULL;
+    if (agent->state == LG_AGENT_AWAKE && PyCoro_CheckExact(coro)) {
+        struct lg_owner *owner = new_task_owner(agent, coro);
+        if (owner != NULL) {
+            timed = lg_step_wrap(agent, Py_NewRef(coro), owner, NULL);
+            lg_owner_unref(owner);
+        }
+        if (timed == NULL) {
+            PyErr_Clear();
+        }
+    }
+    return timed != NULL ? timed : Py_NewRef(coro);
+}
+
 /* ---- whose task -------------------------------------------------------- */
 
 /* Borrowed; NULL: leave this coroutine alone. */
@@ -227,22 +245,7 @@ owner_of_code(struct lg_agent *agent, PyObject *coro, PyObject *code)
     }
     struct lg_owner *owner = NULL;
     if (!is_server_code(code)) {
-        PyObject *qualname = PyObject_GetAttr(coro, agent->names->qualname);
-        Py_ssize_t size = 0;
-        const char *text = qualname != NULL && PyUnicode_Check(qualname)
-                               ? PyUnicode_AsUTF8AndSize(qualname, &size)
-                               : NULL;
-        if (text != NULL) {
-            uint64_t now = lg_now_ns();
-            int endpoint =
-                lg_agent_endpoint(agent, LG_KIND_TASK, LG_METHOD_NONE, text, (size_t)size, now);
-            owner = endpoint >= 0 ? lg_owner_new(agent, LG_KIND_TASK, now) : NULL;
-            if (owner != NULL) {
-                lg_owner_name(owner, (uint32_t)endpoint, now);
-            }
-        }
-        Py_XDECREF(qualname);
-        PyErr_Clear();
+        owner = new_task_owner(agent, coro);
         if (owner == NULL) {
             return NULL;                /* the names were in use: asked again next time */
         }
@@ -250,6 +253,30 @@ owner_of_code(struct lg_agent *agent, PyObject *coro, PyObject *code)
     agent->task_slots[at].code = Py_NewRef(code);
     agent->task_slots[at].owner = owner;
     agent->task_slots_used++;
+    return owner;
+}
+
+/* With one reference and the name of the coroutine. NULL: the names were in use. */
+static struct lg_owner *
+new_task_owner(struct lg_agent *agent, PyObject *coro)
+{
+    struct lg_owner *owner = NULL;
+    PyObject *qualname = PyObject_GetAttr(coro, agent->names->qualname);
+    Py_ssize_t size = 0;
+    const char *text = qualname != NULL && PyUnicode_Check(qualname)
+                           ? PyUnicode_AsUTF8AndSize(qualname, &size)
+                           : NULL;
+    if (text != NULL) {
+        uint64_t now = lg_now_ns();
+        int endpoint =
+            lg_agent_endpoint(agent, LG_KIND_TASK, LG_METHOD_NONE, text, (size_t)size, now);
+        owner = endpoint >= 0 ? lg_owner_new(agent, LG_KIND_TASK, now) : NULL;
+        if (owner != NULL) {
+            lg_owner_name(owner, (uint32_t)endpoint, now);
+        }
+    }
+    Py_XDECREF(qualname);
+    PyErr_Clear();
     return owner;
 }
 

@@ -23,6 +23,10 @@ void lg_task_check(struct lg_agent *agent, struct lg_loop *loop);
 /* Puts back what was there, where ours still stands. */
 void lg_task_uninstall(struct lg_agent *agent, PyObject *py_loop);
 
+/* The coroutine of a test, timed as a task of its own name, whatever made the
+ * task that awaits it. New reference; `coro` itself when that cannot be. */
+PyObject *lg_task_measure(struct lg_agent *agent, PyObject *coro);
+
 /* Name of the task that now runs: LG_TASK_NUMBER_BIT | N for "Task-N", else a
  * string id, 0 when there is none. Leaves a pending exception as it was. */
 uint32_t lg_task_name_now(struct lg_agent *agent, struct lg_loop *loop);
