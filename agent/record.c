@@ -33,6 +33,7 @@ static void pair_add(uint64_t *word, uint64_t lo, uint64_t hi);
 static uint32_t add_sat(uint32_t a, uint64_t b);
 static uint64_t us_between(uint64_t from_ns, uint64_t to_ns);
 static struct lg_loop_cell *loop_cell_at(struct lg_recorder *rec, uint32_t loop, uint32_t second);
+static void busy_before(struct lg_recorder *rec, uint32_t loop, uint64_t start_ns, uint64_t last);
 static uint32_t endpoint_slots(const struct lg_recorder *rec);
 
 /* ---- life -------------------------------------------------------------- */
@@ -549,26 +550,34 @@ void
 lg_record_loop_busy(struct lg_recorder *rec, uint32_t loop, uint64_t start_ns, uint64_t end_ns)
 {
     uint64_t second = end_ns / LG_NS_PER_S;
-    uint64_t first = start_ns / LG_NS_PER_S;
-    if (second - first > LG_LOOP_CELLS) {
-        first = second - LG_LOOP_CELLS;
+    uint64_t from = second * LG_NS_PER_S;
+    if (start_ns < from) {
+        busy_before(rec, loop, start_ns, second);
     }
-    for (uint64_t s = first; s < second; s++) {
-        uint64_t from = s * LG_NS_PER_S > start_ns ? s * LG_NS_PER_S : start_ns;
-        struct lg_loop_cell *c = loop_cell_at(rec, loop, (uint32_t)s);
-        uint64_t b = lg_load_relaxed(&c->busy_us_max_lag_us);
-        lg_store_relaxed(
-            &c->busy_us_max_lag_us,
-            LG_PAIR(add_sat(LG_LO(b), us_between(from, (s + 1) * LG_NS_PER_S)), LG_HI(b)));
+    else {
+        from = start_ns;
     }
-    uint64_t from = second * LG_NS_PER_S > start_ns ? second * LG_NS_PER_S : start_ns;
     struct lg_loop_cell *c = loop_cell_at(rec, loop, (uint32_t)second);
-    uint64_t a = lg_load_relaxed(&c->second_iterations);
     uint64_t b = lg_load_relaxed(&c->busy_us_max_lag_us);
     uint32_t lag_us = add_sat(0, (end_ns - start_ns) / LG_NS_PER_US);
-    lg_store_relaxed(&c->second_iterations, LG_PAIR(LG_LO(a), add_sat(LG_HI(a), 1)));
+    pair_add(&c->second_iterations, 0, 1);
     lg_store_relaxed(&c->busy_us_max_lag_us, LG_PAIR(add_sat(LG_LO(b), us_between(from, end_ns)),
                                                      lag_us > LG_HI(b) ? lag_us : LG_HI(b)));
+}
+
+/* The seconds that it covers before its last one. */
+static void
+busy_before(struct lg_recorder *rec, uint32_t loop, uint64_t start_ns, uint64_t last)
+{
+    uint64_t first = start_ns / LG_NS_PER_S;
+    if (last - first > LG_LOOP_CELLS) {
+        first = last - LG_LOOP_CELLS;
+    }
+    for (uint64_t s = first; s < last; s++) {
+        uint64_t from = s * LG_NS_PER_S > start_ns ? s * LG_NS_PER_S : start_ns;
+        struct lg_loop_cell *c = loop_cell_at(rec, loop, (uint32_t)s);
+        pair_add(&c->busy_us_max_lag_us, us_between(from, (s + 1) * LG_NS_PER_S), 0);
+    }
 }
 
 void

@@ -411,7 +411,9 @@ static PyType_Slot handle_slots[] = {
 static PyType_Spec handle_spec = {
     .name = "loopguard._agent.RouteHandle",
     .basicsize = sizeof(struct handle),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | LG_TPFLAGS_VECTORCALL | LG_TPFLAGS_CLOSED,
+    /* As with functions, `route.handle(...)` then makes no bound method. */
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | LG_TPFLAGS_VECTORCALL |
+             Py_TPFLAGS_METHOD_DESCRIPTOR | LG_TPFLAGS_CLOSED,
     .slots = handle_slots,
 };
 
