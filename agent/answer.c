@@ -43,6 +43,7 @@ static bool is_switched_off(const struct lg_rules *rules, PyObject *scope);
 static PyObject *pair_name(PyObject *pair, PyObject **value);
 static bool same_ascii(PyObject *bytes, const char *lower, Py_ssize_t length);
 static Py_ssize_t below_root(PyObject *path, PyObject *root);
+static bool begins_with(PyObject *path, Py_ssize_t start, PyObject *text);
 static void write_id(char out[REQUEST_ID_LENGTH], uint32_t id);
 static PyObject *refuse(const struct lg_rules *rules, struct lg_owner *owner, PyObject *send,
                         const struct lg_blocked *blocked);
@@ -54,6 +55,7 @@ static void add_blocking(const struct lg_rules *rules, struct lg_owner *owner,
 static void add_timing(const struct lg_owner *owner, struct fields *f);
 static void add(struct fields *f, PyObject *field);
 static PyObject *pair_of_text(PyObject *name, const char *text);
+static PyObject *pair_of(PyObject *name, PyObject *value);
 
 /* ---- rules ------------------------------------------------------------- */
 
@@ -244,13 +246,11 @@ lg_answer_excludes(const struct lg_rules *rules, PyObject *scope)
     if ((rules->exact_lengths >> (rest < 63 ? rest : 63) & 1) != 0) {
         for (Py_ssize_t i = 0; !found && i < PyTuple_GET_SIZE(rules->exact); i++) {
             PyObject *text = PyTuple_GET_ITEM(rules->exact, i);
-            found = PyUnicode_GET_LENGTH(text) == rest &&
-                    PyUnicode_Tailmatch(path, text, start, length, -1) == 1;
+            found = PyUnicode_GET_LENGTH(text) == rest && begins_with(path, start, text);
         }
     }
     for (Py_ssize_t i = 0; !found && i < PyTuple_GET_SIZE(rules->prefixes); i++) {
-        found =
-            PyUnicode_Tailmatch(path, PyTuple_GET_ITEM(rules->prefixes, i), start, length, -1) == 1;
+        found = begins_with(path, start, PyTuple_GET_ITEM(rules->prefixes, i));
     }
     PyErr_Clear();
     return found;
@@ -263,10 +263,26 @@ below_root(PyObject *path, PyObject *root)
 {
     Py_ssize_t length = PyUnicode_GET_LENGTH(path);
     Py_ssize_t n = PyUnicode_GET_LENGTH(root);
-    if (n == 0 || n > length || PyUnicode_Tailmatch(path, root, 0, length, -1) != 1) {
+    if (n == 0 || !begins_with(path, 0, root)) {
         return 0;
     }
     return n == length || PyUnicode_READ_CHAR(path, n) == '/' ? n : 0;
+}
+
+static bool
+begins_with(PyObject *path, Py_ssize_t start, PyObject *text)
+{
+    Py_ssize_t n = PyUnicode_GET_LENGTH(text);
+    Py_ssize_t length = PyUnicode_GET_LENGTH(path);
+    if (n > length - start) {
+        return false;
+    }
+    if (PyUnicode_KIND(path) == PyUnicode_1BYTE_KIND &&
+        PyUnicode_KIND(text) == PyUnicode_1BYTE_KIND) {
+        return memcmp(PyUnicode_1BYTE_DATA(path) + start, PyUnicode_1BYTE_DATA(text), (size_t)n) ==
+               0;
+    }
+    return PyUnicode_Tailmatch(path, text, start, length, -1) == 1;
 }
 
 /* ---- the id ------------------------------------------------------------ */
@@ -432,9 +448,7 @@ add_blocking(const struct lg_rules *rules, struct lg_owner *owner, const struct 
     if (with_id) {
         char id[REQUEST_ID_LENGTH];
         write_id(id, owner->id);
-        PyObject *value = PyBytes_FromStringAndSize(id, REQUEST_ID_LENGTH);
-        add(f, value != NULL ? PyTuple_Pack(2, parts->request_id, value) : NULL);
-        Py_XDECREF(value);
+        add(f, pair_of(parts->request_id, PyBytes_FromStringAndSize(id, REQUEST_ID_LENGTH)));
     }
     if (blocked->count == 0) {
         for (int i = 0; i < 3; i++) {
@@ -482,9 +496,20 @@ add(struct fields *f, PyObject *field)
 static PyObject *
 pair_of_text(PyObject *name, const char *text)
 {
-    PyObject *value = PyBytes_FromString(text);
-    PyObject *pair = value != NULL ? PyTuple_Pack(2, name, value) : NULL;
-    Py_XDECREF(value);
+    return pair_of(name, PyBytes_FromString(text));
+}
+
+/* Steals `value`, which may be NULL. */
+static PyObject *
+pair_of(PyObject *name, PyObject *value)
+{
+    PyObject *pair = value != NULL ? PyTuple_New(2) : NULL;
+    if (pair == NULL) {
+        Py_XDECREF(value);
+        return NULL;
+    }
+    PyTuple_SET_ITEM(pair, 0, Py_NewRef(name));
+    PyTuple_SET_ITEM(pair, 1, value);
     return pair;
 }
 

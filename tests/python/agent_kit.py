@@ -103,7 +103,7 @@ def scope(path: str = "/", method: str = "GET", kind: str = "http", **more: Any)
         "method": method,
         "scheme": "http" if kind == "http" else "ws",
         "path": path,
-        "raw_path": path.encode(),
+        "raw_path": path.encode(errors="surrogateescape"),
         "root_path": "",
         "query_string": b"",
         "headers": [(b"host", b"test")],
