@@ -414,15 +414,18 @@ count_vote(struct lg_loop *loop, enum lg_cause cause)
 void
 lg_watch_begin(struct lg_watch *watch, struct lg_loop *loop)
 {
-    if (watch->tid != loop->tid) {
+    uint64_t created_ns = lg_load_relaxed(&loop->entry->created_ns);
+    if (watch->tid != loop->tid || watch->created_ns != created_ns) {
         lg_watch_end(watch);
         char path[64];
         watch->tid = loop->tid;
+        watch->created_ns = created_ns;
         watch->schedstat_fd = lg_schedstat_open(loop->tid);
         watch->throttled_fd = lg_cgroup_open();
         snprintf(path, sizeof(path), "/proc/self/task/%d/syscall", (int)loop->tid);
         watch->syscall_fd = open(path, O_RDONLY | O_CLOEXEC);
         lg_sample_baseline(loop, watch);
+        watch->throttled_first = watch->throttled;
     }
 }
 
@@ -459,6 +462,15 @@ lg_sample_baseline(struct lg_loop *loop, struct lg_watch *watch)
     watch->sums.disk = lg_load_relaxed(&loop->calls.disk_ns);
     watch->sums.lock = lg_load_relaxed(&loop->calls.lock_ns);
     watch->sums.gil = lg_load_relaxed(&loop->calls.gil_ns);
+}
+
+void
+lg_sample_throttled(const struct lg_loop *loop, const struct lg_watch *watch)
+{
+    uint64_t throttled = lg_cgroup_throttled(watch->throttled_fd);
+    if (throttled != LG_NONE && watch->throttled_first != LG_NONE) {
+        lg_store_relaxed(&loop->entry->throttled, throttled - watch->throttled_first);
+    }
 }
 
 /* "running", or the number and the arguments in hex. */

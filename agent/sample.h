@@ -24,6 +24,8 @@ struct lg_watch {
     uint64_t run_delay_ns;
     struct lg_sums sums;
     uint64_t throttled;                 /* cgroup periods throttled before it began */
+    uint64_t throttled_first;           /* and before the loop was known */
+    uint64_t created_ns;                /* of the loop, which may follow another in its thread */
     int throttled_fd;                   /* of cgroup.h, -1 = none */
     int schedstat_fd;                   /* of tid below, -1 = none */
     int syscall_fd;
@@ -85,7 +87,10 @@ uint32_t lg_sample_thread(struct lg_sampler *sampler, uint64_t tstate, uint32_t 
 /* Brings the idle baselines of a loop's thread up to date, once a tick. */
 void lg_sample_baseline(struct lg_loop *loop, struct lg_watch *watch);
 
-/* Opens and closes a watch's descriptors. */
+/* Cgroup periods throttled since the loop is known, into its entry. */
+void lg_sample_throttled(const struct lg_loop *loop, const struct lg_watch *watch);
+
+/* Opens and closes a watch's descriptors. Begins anew with another loop. */
 void lg_watch_begin(struct lg_watch *watch, struct lg_loop *loop);
 void lg_watch_end(struct lg_watch *watch);
 

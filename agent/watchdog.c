@@ -677,6 +677,7 @@ every_second(struct lg_watchdog *w, uint64_t now_ns)
         uint64_t iterations = lg_load_relaxed(&e->iterations);
         uint64_t busy = lg_load_relaxed(&e->sum_lag_ns);
         lg_tasks_seen(agent, loop);
+        lg_sample_throttled(loop, &w->watch[i]);
         if (iterations != w->before[i].iterations) {
             lg_record_push(&agent->rec, LG_RING_WATCHDOG, now_ns, LG_REC_LAG, 0, 0,
                            lg_load_relaxed(&e->last_lag_ns), iterations - w->before[i].iterations,

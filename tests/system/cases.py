@@ -638,6 +638,10 @@ def cgroup_quota(loop: str) -> Iterator[Finding]:
             finding = try_situation(fresh, s)
             events = [e for e in fresh.view()["events"] if e["route"] == "/burn"]
             finding.note = "throttled"
+            wait_for(
+                "the loop counts throttled periods",
+                lambda: any(loop["throttled"] for loop in fresh.view()["loops"]),
+            )
             if not all(e["throttled"] for e in events):
                 finding.note = "throttling not named"
                 finding.cause = False
