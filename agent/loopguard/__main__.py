@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import sys
 
-from loopguard import launcher
+from loopguard import autostart, launcher
 
-_USAGE = "usage: python -m loopguard run [options] -- uvicorn app:app --workers 2"
+_USAGE = """\
+usage: python -m loopguard run [options] -- uvicorn app:app --workers 2
+       python -m loopguard autostart on|off|status [--user]"""
+_PROGRAMS = {"run": launcher.main, "autostart": autostart.main}
 
 
 def main(arguments: list[str]) -> int:
     """Runs the program named by the first argument; returns its exit status."""
-    if arguments[:1] == ["run"]:
-        return launcher.main(arguments[1:])
+    program = _PROGRAMS.get(arguments[0]) if arguments else None
+    if program is not None:
+        return program(arguments[1:])
     wanted = arguments[:1] in (["-h"], ["--help"])
     print(_USAGE, file=sys.stdout if wanted else sys.stderr)
     return 0 if wanted else 2

@@ -1,6 +1,6 @@
 """Calls a function right after a module has been imported.
 
-Stands alone: ``_boot/sitecustomize.py`` loads this file by its path, before
+Stands alone: ``startup.py`` loads this file by its path, before
 anything else of the package. A failing function is logged on the logger
 ``loopguard`` and never reaches the ``import`` statement that triggered it.
 """

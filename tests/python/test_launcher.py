@@ -2,48 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import json
 import os
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from serving import (
+    APP,
+    DEADLINE_S,
+    answers,
+    ask,
+    family,
+    free_port,
+    is_installed,
+    measured,
+    serving,
+    uvicorn_worker,
+    wait_for,
+)
 
 RUN = [sys.executable, "-m", "loopguard", "run"]
-DEADLINE_S = 60.0
-
-APP = """
-import asyncio, os, sys, loopguard
-
-async def app(scope, receive, send):
-    if scope["type"] == "lifespan":
-        while True:
-            kind = (await receive())["type"]
-            await send({"type": kind + ".complete"})
-            if kind == "lifespan.shutdown":
-                return
-    loop = type(asyncio.get_running_loop()).__module__
-    body = repr({"pid": os.getpid(), "loop": loop}).replace("'", '"').encode()
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": body})
-
-class Old:
-    "ASGI 2, as old applications have it."
-    def __init__(self, scope):
-        self.scope = scope
-    async def __call__(self, receive, send):
-        await app(self.scope, receive, send)
-"""
 
 
 def launch(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -167,6 +146,7 @@ def command_of(server: str, port: int) -> list[str]:
     address = f"127.0.0.1:{port}"
     uvicorn = ["uvicorn", "app:app", "--port", str(port), "--log-level", "warning"]
     gunicorn = ["gunicorn", "-b", address, "--log-level", "error"]
+    granian = ["granian", "app:app", "--port", str(port), "--interface"]
     return {
         "uvicorn": uvicorn,
         "uvicorn asyncio": [*uvicorn, "--loop", "asyncio"],
@@ -176,105 +156,54 @@ def command_of(server: str, port: int) -> list[str]:
         "python -m uvicorn": ["python", "-m", *uvicorn],
         "script": ["serve.py", str(port)],
         "gunicorn uvicorn": [*gunicorn, "-k", uvicorn_worker(), "-w", "2", "app:app"],
-        "gunicorn preload": [*gunicorn, "-k", uvicorn_worker(), "--preload", "app:app"],
-        "gunicorn asgi": [*gunicorn, "-k", "asgi", "app:app"],
+        "gunicorn preload": [*gunicorn, "-k", uvicorn_worker(), "-w", "2", "--preload", "app:app"],
+        "gunicorn asgi": [*gunicorn, "-k", "asgi", "-w", "2", "app:app"],
         "hypercorn": ["hypercorn", "-b", address, "app:app"],
         "hypercorn workers": ["hypercorn", "-b", address, "-w", "2", "app:app"],
-        "granian": ["granian", "--interface", "asgi", "--port", str(port), "app:app"],
-        "granian nolife": ["granian", "--interface", "asginl", "--port", str(port), "app:app"],
+        "granian": [*granian, "asgi"],
+        "granian workers": [*granian, "asgi", "--workers", "2"],
+        "granian nolife": [*granian, "asginl"],
     }[server]
 
 
-# server -> (what must be installed, whether the started process is a supervisor)
+# server -> (what must be installed, workers, whether the started process is a supervisor)
 SERVERS = {
-    "uvicorn": ("uvicorn", False),
-    "uvicorn asyncio": ("uvicorn", False),
-    "uvicorn asgi2": ("uvicorn", False),
-    "uvicorn workers": ("uvicorn", True),
-    "uvicorn reload": ("uvicorn", True),
-    "python -m uvicorn": ("uvicorn", False),
-    "script": ("uvicorn", False),
-    "gunicorn uvicorn": ("gunicorn", True),
-    "gunicorn preload": ("gunicorn", True),
-    "gunicorn asgi": ("gunicorn.workers.gasgi", True),
-    "hypercorn": ("hypercorn", True),
-    "hypercorn workers": ("hypercorn", True),
-    "granian": ("granian", True),
-    "granian nolife": ("granian", True),
+    "uvicorn": ("uvicorn", 1, False),
+    "uvicorn asyncio": ("uvicorn", 1, False),
+    "uvicorn asgi2": ("uvicorn", 1, False),
+    "uvicorn workers": ("uvicorn", 2, True),
+    "uvicorn reload": ("uvicorn", 1, True),
+    "python -m uvicorn": ("uvicorn", 1, False),
+    "script": ("uvicorn", 1, False),
+    "gunicorn uvicorn": ("gunicorn", 2, True),
+    "gunicorn preload": ("gunicorn", 2, True),
+    "gunicorn asgi": ("gunicorn.workers.gasgi", 2, True),
+    "hypercorn": ("hypercorn", 1, True),
+    "hypercorn workers": ("hypercorn", 2, True),
+    "granian": ("granian", 1, True),
+    "granian workers": ("granian", 2, True),
+    "granian nolife": ("granian", 1, True),
 }
 
 
 @pytest.mark.parametrize("server", SERVERS)
 def test_every_worker_has_a_segment_and_no_supervisor_has_one(server: str, tmp_path: Path) -> None:
-    needed, supervised = SERVERS[server]
+    needed, workers, supervised = SERVERS[server]
     if not is_installed(needed):
         pytest.skip(f"{needed} is not installed")
     port = free_port()
-    (tmp_path / "app.py").write_text(APP)
-    (tmp_path / "serve.py").write_text(
-        "import sys, uvicorn\nuvicorn.run('app:app', port=int(sys.argv[1]), log_level='warning')\n"
-    )
     with serving([*RUN, "--", *command_of(server, port)], tmp_path, port) as process:
-        worker = ask(port)["pid"]
-        assert len(segments(worker)) == 1
-        assert (worker == process.pid) is not supervised
-        if supervised:
-            assert segments(process.pid) == []
+        wait_for(lambda: len(measured(process.pid)) >= workers, "a segment for each worker")
+        found = measured(process.pid)
+        assert len(found) == workers
+        assert ask(port)["pid"] in found
+        assert (process.pid in found) is not supervised
 
 
-@contextlib.contextmanager
-def serving(command: list[str], folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A server that answers, in a session of its own; gone afterwards."""
-    with subprocess.Popen(
-        command, cwd=folder, start_new_session=True, stdout=subprocess.DEVNULL
-    ) as process:
-        try:
-            deadline = time.monotonic() + DEADLINE_S
-            while not answers(port):
-                assert process.poll() is None, "the server has ended"
-                assert time.monotonic() < deadline, "the server does not answer"
-                time.sleep(0.05)
-            yield process
-        finally:
-            process.terminate()
-            try:
-                process.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-
-
-def answers(port: int) -> bool:
-    try:
-        ask(port)
-    except (urllib.error.URLError, ConnectionError):
-        return False
-    return True
-
-
-def ask(port: int) -> dict[str, Any]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
-        return dict(json.loads(answer.read()))
-
-
-def segments(pid: int) -> list[Path]:
-    return list(Path("/dev/shm").glob(f"loopguard.{pid}.*"))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def is_installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
-
-
-def uvicorn_worker() -> str:
-    """The worker class moved out of uvicorn; the old one warns."""
-    if is_installed("uvicorn_worker"):
-        return "uvicorn_worker.UvicornWorker"
-    return "uvicorn.workers.UvicornWorker"
+def test_worker_after_a_reload_is_measured(tmp_path: Path) -> None:
+    port = free_port()
+    with serving([*RUN, "--", *command_of("uvicorn reload", port)], tmp_path, port) as process:
+        first = ask(port)["pid"]
+        (tmp_path / "app.py").write_text(APP + "\n# changed\n")
+        wait_for(lambda: first not in family(process.pid) and answers(port), "the reload")
+        assert measured(process.pid) == {ask(port)["pid"]}

@@ -1,47 +1,25 @@
 """Arms loopguard in a process that was started by ``python -m loopguard run``.
 
-Runs in every Python that inherits the environment: server, workers, and any
-tool that the application starts. So it costs next to nothing and imports the
-package only when an ASGI server or Starlette is imported; a process that runs
-no application stays as it was. The folder leaves ``sys.path`` again and the
-``sitecustomize`` that would have run without us runs.
+The folder leaves ``sys.path`` again and the ``sitecustomize`` that would have
+run without us runs. `loopguard.startup` says what a process pays for this.
 """
 
 import importlib.machinery
 import importlib.util
 import os
 import sys
-from types import ModuleType
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
-_IMPORTS = os.path.join(os.path.dirname(_HERE), "imports.py")
-_TRIGGERS = (
-    "uvicorn.config",
-    "hypercorn.app_wrappers",
-    "gunicorn.workers.gasgi",
-    "granian.asgi",
-    "starlette.applications",
-)
+_STARTUP = os.path.join(os.path.dirname(_HERE), "startup.py")
 
 
 def _arm() -> None:
-    # The file is loaded by its path: importing it from the package would
-    # import the package, which is what shall wait.
-    spec = importlib.util.spec_from_file_location("_loopguard_imports", _IMPORTS)
+    spec = importlib.util.spec_from_file_location("_loopguard_startup", _STARTUP)
     assert spec is not None
     assert spec.loader is not None
-    imports = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(imports)
-    waiting = imports.ImportHooks()
-
-    def server_was_imported(module: ModuleType) -> None:
-        waiting.clear()
-        from loopguard import servers  # noqa: PLC0415 - the point of waiting
-
-        servers.hook(module)
-
-    for name in _TRIGGERS:
-        waiting.when_imported(name, server_was_imported)
+    startup = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(startup)
+    startup.arm()
 
 
 def _run_the_next_one() -> None:
@@ -56,6 +34,5 @@ def _run_the_next_one() -> None:
     spec.loader.exec_module(module)
 
 
-if os.environ.get("LOOPGUARD_DISABLE", "").strip().lower() in ("", "0", "false", "no", "off"):
-    _arm()
+_arm()
 _run_the_next_one()
