@@ -32,6 +32,7 @@ from typing import Any, ClassVar
 
 from cases_rig import (
     HERE,
+    Command,
     SlowServer,
     TooLateError,
     Traffic,
@@ -40,6 +41,7 @@ from cases_rig import (
     free_port,
     program,
     top_json,
+    uvicorn,
     wait_for,
 )
 
@@ -855,16 +857,60 @@ def row_22(worker: Worker) -> Iterator[Finding]:
 
 
 def row_23(worker: Worker) -> Iterator[Finding]:
-    """One segment for each worker, none for supervisors."""
-    uvicorn = ["uvicorn", "cases_app:app"]
-    yield workers_of("uvicorn --workers 2", worker.loop, [*uvicorn, "--workers", "2"], 2)
-    yield workers_of("uvicorn --reload", worker.loop, [*uvicorn, "--reload"], 1)
-    for what in ("gunicorn --preload", "hypercorn", "granian"):
-        yield Finding(what, skipped="servers other than uvicorn", later=True)
+    """One segment for each worker, none for supervisors, and a block told in a worker."""
+    for what, (module, command, count) in SERVERS.items():
+        if is_there(module):
+            yield workers_of(what, worker.loop, command, count)
+        else:
+            yield Finding(what, skipped=f"{module} is not installed")
 
 
-def workers_of(what: str, loop: str, command: list[str], count: int) -> Finding:
-    """Counts the segments of a server's family of processes."""
+def gunicorn(port: int, loop: str, *options: str) -> list[str]:
+    """Its own ASGI worker, two of them, unless `options` say otherwise."""
+    plain = ["gunicorn", "cases_app:app", "-b", f"127.0.0.1:{port}", "--log-level", "error"]
+    return [*plain, "-k", "asgi", "--asgi-loop", loop, "-w", "2", *options]
+
+
+def gunicorn_uvicorn(port: int, loop: str) -> list[str]:
+    """Uvicorn's workers below gunicorn, the application loaded before the fork."""
+    module = "uvicorn_worker" if is_there("uvicorn_worker") else "uvicorn.workers"
+    # one worker class for each loop; the other one takes uvloop where it is
+    name = "UvicornH11Worker" if loop == "asyncio" else "UvicornWorker"
+    return gunicorn(port, loop, "-k", f"{module}.{name}", "--preload")
+
+
+def hypercorn(port: int, loop: str) -> list[str]:
+    """Two workers, spawned."""
+    return ["hypercorn", "cases_app:app", "-b", f"127.0.0.1:{port}", "-k", loop, "-w", "2"]
+
+
+def granian(port: int, loop: str) -> list[str]:
+    """Two workers of a server written in Rust."""
+    plain = ["granian", "cases_app:app", "--interface", "asgi", "--port", str(port)]
+    return [*plain, "--loop", loop, "--workers", "2", "--log-level", "error"]
+
+
+# what must be installed, the command, its workers
+SERVERS: dict[str, tuple[str, Command, int]] = {
+    "uvicorn --workers 2": ("uvicorn", lambda p, k: uvicorn(p, k, "--workers", "2"), 2),
+    "uvicorn --reload": ("uvicorn", lambda p, k: uvicorn(p, k, "--reload"), 1),
+    "gunicorn --preload, uvicorn workers": ("gunicorn", gunicorn_uvicorn, 2),
+    "gunicorn, its own workers": ("gunicorn.workers.gasgi", gunicorn, 2),
+    "hypercorn -w 2": ("hypercorn", hypercorn, 2),
+    "granian --workers 2": ("granian", granian, 2),
+}
+
+
+def is_there(module: str) -> bool:
+    """Whether it can be imported."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def workers_of(what: str, loop: str, command: Command, count: int) -> Finding:
+    """Counts the segments of a server's family of processes, and blocks one."""
     finding = Finding(what)
     with Worker(loop, command=command) as fresh:
 
@@ -874,12 +920,21 @@ def workers_of(what: str, loop: str, command: list[str], count: int) -> Finding:
             listed = top_json("--list")["workers"]
             return {w["pid"] for w in listed if w["pid"] in {fresh.pid, *children}}
 
+        def blocks() -> list[View]:
+            views = [top_json("--events", "--pid", str(pid))["workers"] for pid in pids]
+            events = [e for workers in views for w in workers for e in w["events"]]
+            return [e for e in events if e["route"] == "/sleep" and not e["ongoing"]]
+
         try:
             pids = wait_for("one segment for each worker", family, lambda p: len(p) == count, 10.0)
+            fresh.get("/sleep")
+            told_of = wait_for("the block", blocks, bool, 5.0)
             finding.seen = True
-        except TooLateError:
+            finding.line = leads_to(told_of[0]["stack"], "sleep", "sleep")
+        except TooLateError as error:
             pids = family()
             finding.seen = False
+            finding.evidence = [str(error)]
         finding.endpoint = fresh.pid not in pids
         finding.note = f"{len(pids)} segments, supervisor {'none' if finding.endpoint else 'too'}"
     return finding

@@ -75,11 +75,20 @@ def top_json(*options: str) -> View:
     return document
 
 
+Command = Callable[[int, str], Sequence[str]]  # of port and kind of loop
+
+
+def uvicorn(port: int, loop: str, *options: str) -> list[str]:
+    """The command of most situations."""
+    plain = ["uvicorn", "cases_app:app", "--port", str(port), "--loop", loop]
+    return [*plain, "--log-level", "warning", *options]
+
+
 class Worker:
     """One uvicorn with loopguard in it; a context manager.
 
-    `command`: another one that runs cases_app:app. `before`: words that exec
-    what comes after them.
+    `command`: makes another one that runs cases_app:app, of port and loop.
+    `before`: words that exec what comes after them.
     """
 
     def __init__(
@@ -87,19 +96,18 @@ class Worker:
         loop: str,
         *,
         env: dict[str, str] | None = None,
-        command: Sequence[str] = (),
+        command: Command = uvicorn,
         before: Sequence[str] = (),
     ) -> None:
         self.loop = loop
         self.port = free_port()
         self.folder = tempfile.mkdtemp(prefix="loopguard-cases-", dir="/var/tmp")
         self.log = open(os.path.join(self.folder, "log"), "w+b")  # noqa: SIM115 - stop closes it
-        options = ["--port", str(self.port), "--loop", loop, "--log-level", "warning"]
         launcher = [sys.executable, "-m", "loopguard", "run", "--"]
         environment = {**os.environ, "CASES_FOLDER": self.folder, **(env or {})}
         # the folder of this file is where the server looks for the application
         self.process = subprocess.Popen(
-            [*before, *launcher, *(command or ["uvicorn", "cases_app:app"]), *options],
+            [*before, *launcher, *command(self.port, loop)],
             cwd=HERE,
             env=environment,
             stdout=self.log,
