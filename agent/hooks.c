@@ -12,6 +12,7 @@
 #include <arpa/inet.h>
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
@@ -64,6 +65,7 @@ static const char *const class_texts[] = {
 
 static void find_real_functions(void);
 static uint64_t *class_sum(struct lg_calls *calls, enum lg_call_class class);
+static bool cannot_wait(enum lg_call_kind kind, int fd);
 static void keep_if_longest(struct lg_calls *calls, const struct lg_call *call);
 static void describe(struct lg_call *call, const struct lg_about *about);
 static bool describe_socket(char *out, size_t size, int fd);
@@ -338,6 +340,11 @@ lg_hook_finish_slow(struct lg_calls *calls, struct lg_call *call, const struct l
 {
     int saved = errno;
     call->class = lg_call_class_of(call->kind, about->fd);
+    if (call->class == LG_CALL_CLASS_IO && about->kind != LG_ABOUT_PID &&
+        cannot_wait(call->kind, about->fd)) {
+        errno = saved;
+        return;
+    }
     lg_add_single(class_sum(calls, call->class), class_ns);
     if (call->kind != LG_CALL_GIL) {    /* a chain is counted where it begins */
         lg_add_single(&calls->class_calls[call->class], 1);
@@ -351,6 +358,27 @@ lg_hook_finish_slow(struct lg_calls *calls, struct lg_call *call, const struct l
         calls->slow_call(calls, call);
     }
     errno = saved;
+}
+
+/* A socket of the loop's own never waits: what took the time was copying, or
+ * another thread on this core. The thread's clocks tell which. */
+static bool
+cannot_wait(enum lg_call_kind kind, int fd)
+{
+    switch (kind) {
+    case LG_CALL_RECV:
+    case LG_CALL_SEND:
+    case LG_CALL_CONNECT:
+    case LG_CALL_ACCEPT:
+    case LG_CALL_READ:
+    case LG_CALL_WRITE:
+    case LG_CALL_SENDFILE: {
+        int flags = fcntl(fd, F_GETFL);
+        return flags >= 0 && (flags & O_NONBLOCK) != 0;
+    }
+    default:
+        return false;
+    }
 }
 
 /* In order of time, each longer than all after it: so the first one that began

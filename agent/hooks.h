@@ -90,6 +90,9 @@ enum lg_call_kind {
 #define LG_CALL_DETAIL 112                 /* bytes */
 #define LG_CALL_LONGEST 4
 
+/* A transfer on a descriptor with O_NONBLOCK that took LG_CALL_LOOK_NS or more is
+ * in no sum of time: it did not wait, it computed or was kept from running. */
+
 /* One finished call. Consecutive waits for the GIL are one: Python gives up
  * and waits anew every 5 ms; less than LG_CALL_LOOK_NS apart they are joined. */
 struct lg_call {

@@ -346,6 +346,24 @@ a_unix_socket_is_named_by_its_path(void **state)
 }
 
 static void
+a_transfer_that_cannot_wait_is_in_no_sum(void **state)
+{
+    (void)state;
+    size_t size = 64 << 20;             /* takes longer than a millisecond */
+    char *big = malloc(size);
+    int fd = open("/dev/zero", O_RDONLY | O_NONBLOCK);
+    lg_calls_attach(&rig.calls);
+    assert_int_equal(read(fd, big, size), size);
+    lg_calls_attach(NULL);
+    assert_string_equal(longest(), "");
+    assert_int_equal(rig.calls.io_ns, 0);
+    assert_int_equal(rig.slow_count, 0);
+    assert_int_equal(rig.calls.kind_calls[LG_CALL_READ], 1);
+    close(fd);
+    free(big);
+}
+
+static void
 reading_a_pipe_is_io_and_reading_a_file_is_disk(void **state)
 {
     (void)state;
@@ -1074,6 +1092,7 @@ main(void)
         TEST(a_poll_on_one_socket_names_its_peer),
         TEST(a_connect_names_the_address_it_was_asked_for),
         TEST(a_unix_socket_is_named_by_its_path),
+        TEST(a_transfer_that_cannot_wait_is_in_no_sum),
         TEST(reading_a_pipe_is_io_and_reading_a_file_is_disk),
         TEST(an_open_names_its_path_and_a_long_one_by_its_end),
         TEST(the_mode_of_a_created_file_arrives),
