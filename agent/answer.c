@@ -17,6 +17,7 @@
 
 #define FIELDS_MAX 6
 #define REQUEST_ID_LENGTH 8
+#define TIMING_SIZE 96
 
 /* What never changes, made once. */
 struct lg_answer_parts {
@@ -52,7 +53,7 @@ static PyObject *with_headers(const struct lg_rules *rules, struct lg_owner *own
 static bool has_request_id(PyObject *list);
 static void add_blocking(const struct lg_rules *rules, struct lg_owner *owner,
                          const struct lg_blocked *blocked, bool with_id, struct fields *f);
-static void add_timing(const struct lg_owner *owner, struct fields *f);
+static void write_timing(const struct lg_owner *owner, char out[TIMING_SIZE]);
 static void add(struct fields *f, PyObject *field);
 static PyObject *pair_of_text(PyObject *name, const char *text);
 static PyObject *pair_of(PyObject *name, PyObject *value);
@@ -359,9 +360,12 @@ refuse(const struct lg_rules *rules, struct lg_owner *owner, PyObject *send,
     PyObject *coro = NULL;
     PyObject *scope = Py_NewRef(owner->scope != NULL ? owner->scope : Py_None);
     PyObject *id = lg_answer_id(owner);
+    char timing[TIMING_SIZE];
+    write_timing(owner, timing);
     if (id != NULL && rules->refuse != NULL) {
-        coro = PyObject_CallFunction(rules->refuse, "OOOId", send, scope, id,
-                                     (unsigned int)blocked->count, (double)blocked->ns / 1e6);
+        coro = PyObject_CallFunction(rules->refuse, "OOOIdz", send, scope, id,
+                                     (unsigned int)blocked->count, (double)blocked->ns / 1e6,
+                                     rules->server_timing ? timing : NULL);
     }
     Py_XDECREF(id);
     Py_DECREF(scope);
@@ -397,7 +401,9 @@ with_headers(const struct lg_rules *rules, struct lg_owner *owner, PyObject *own
         add_blocking(rules, owner, blocked, !has_request_id(list), &f);
     }
     if (list != NULL && (wanted & LG_ANSWER_TIMING) != 0) {
-        add_timing(owner, &f);
+        char text[TIMING_SIZE];
+        write_timing(owner, text);
+        add(&f, pair_of_text(owner->agent->answer_parts->server_timing, text));
     }
     PyErr_Clear();
     Py_ssize_t n = list != NULL ? PySequence_Fast_GET_SIZE(list) : 0;
@@ -470,7 +476,7 @@ add_blocking(const struct lg_rules *rules, struct lg_owner *owner, const struct 
 /* As W3C Server Timing has it, in ms: "loop" is the request's time on the loop
  * so far, "total" the time since it began. */
 static void
-add_timing(const struct lg_owner *owner, struct fields *f)
+write_timing(const struct lg_owner *owner, char out[TIMING_SIZE])
 {
     uint64_t now = lg_now_ns();
     uint64_t on_loop = owner->on_loop_ns;
@@ -478,10 +484,8 @@ add_timing(const struct lg_owner *owner, struct fields *f)
     if (loop != NULL && loop->running == owner) {
         on_loop += now - loop->step_start_ns - loop->excluded_ns;
     }
-    char text[96];
-    snprintf(text, sizeof(text), "loop;dur=%.3f, total;dur=%.3f", (double)on_loop / 1e6,
+    snprintf(out, TIMING_SIZE, "loop;dur=%.3f, total;dur=%.3f", (double)on_loop / 1e6,
              (double)(now - owner->start_ns) / 1e6);
-    add(f, pair_of_text(owner->agent->answer_parts->server_timing, text));
 }
 
 /* Steals `field`; one that could not be made is left out. */

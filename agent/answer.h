@@ -40,7 +40,7 @@ struct lg_rules {
     PyObject *filter;                   /* filter(scope) -> measured?, or NULL */
     PyObject *filter_failed;            /* filter_failed(exception), logs it */
     PyObject *switch_name;              /* bytes in lower case, or NULL */
-    PyObject *refuse; /* refuse(send, scope or None, id, count, ms) -> coroutine */
+    PyObject *refuse;                   /* see answers.py; gives a coroutine */
     PyObject *swallow; /* swallow() -> coroutine that does nothing */
 };
 

@@ -224,7 +224,7 @@ open_request(struct asgi *self, PyObject *const *args, PyObject *type)
 
 /* The step that runs belongs to this very request: an outer wrapper has it. A
  * middleware may have handed on a copy of the scope; the headers in it are then
- * the same list. */
+ * the same list, or at least the state is the same dict. */
 static bool
 is_measured(const struct lg_loop *loop, const struct lg_names *names, PyObject *scope)
 {
@@ -234,6 +234,11 @@ is_measured(const struct lg_loop *loop, const struct lg_names *names, PyObject *
     }
     PyObject *headers = PyDict_GetItemWithError(scope, names->headers);
     bool same = headers != NULL && headers == PyDict_GetItemWithError(outer, names->headers);
+    if (!same) {
+        PyObject *state = PyDict_GetItemWithError(scope, names->state);
+        same = state != NULL && state != Py_None &&
+               state == PyDict_GetItemWithError(outer, names->state);
+    }
     PyErr_Clear();
     return same;
 }

@@ -60,7 +60,12 @@ class _FilterFailed:
 
 
 def refuse(
-    send: Send, scope: Scope | None, request_id: str, count: int, total_ms: float
+    send: Send,
+    scope: Scope | None,
+    request_id: str,
+    count: int,
+    total_ms: float,
+    timing: str | None,
 ) -> Coroutine[Any, Any, None]:
     """The 503 of mode "strict".
 
@@ -70,6 +75,7 @@ def refuse(
         request_id: 8 hex digits.
         count: how often it has blocked the loop.
         total_ms: for how long.
+        timing: value of a Server-Timing header, or None.
     Returns:
         A coroutine that sends it; made whole before, so that nothing of ours
         can fail in the application's `await`.
@@ -83,19 +89,18 @@ def refuse(
         content_type = b"application/json"
         text = _json(request_id, method, path, count, total_ms)
     body = text.encode("utf-8", "replace")  # a path may hold lone surrogates
-    start = {
-        "type": "http.response.start",
-        "status": 503,
-        "headers": [
-            (b"content-type", content_type),
-            (b"content-length", b"%d" % len(body)),
-            (b"x-request-id", request_id.encode()),
-            (b"x-blocking-count", b"%d" % count),
-            (b"x-blocking-total-ms", b"%.2f" % total_ms),
-            (b"x-blocking-detected", b"true"),
-            (b"x-loopguard-enforcement", b"strict"),
-        ],
-    }
+    headers = [
+        (b"content-type", content_type),
+        (b"content-length", b"%d" % len(body)),
+        (b"x-request-id", request_id.encode()),
+        (b"x-blocking-count", b"%d" % count),
+        (b"x-blocking-total-ms", b"%.2f" % total_ms),
+        (b"x-blocking-detected", b"true"),
+        (b"x-loopguard-enforcement", b"strict"),
+    ]
+    if timing is not None:
+        headers.append((b"server-timing", timing.encode()))
+    start = {"type": "http.response.start", "status": 503, "headers": headers}
     return _send_both(
         send, start, {"type": "http.response.body", "body": b"" if method == "HEAD" else body}
     )

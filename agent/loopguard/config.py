@@ -195,6 +195,17 @@ class LoopGuardConfig:
         return tuple(name for name, rule in _RULES.items() if rule.parse is not None)
 
     @classmethod
+    def leaving_answers(cls, **options: Any) -> LoopGuardConfig:
+        """A configuration for who came to measure: answers stay as they are.
+
+        That is mode "log", unless `options` or the environment name a mode.
+        """
+        config = cls(**options)
+        if "enforcement_mode" in config._given:
+            return config
+        return cls(**{**options, "enforcement_mode": "log"})
+
+    @classmethod
     def from_text(cls, texts: Mapping[str, str]) -> LoopGuardConfig:
         """A configuration from words of a command line.
 

@@ -19,7 +19,8 @@ def install(app: _App, config: LoopGuardConfig | None = None, **options: Any) ->
         app: a Starlette or FastAPI application, or any ASGI 3 callable.
         config: the options, if you have them as an object.
         options: fields of `LoopGuardConfig`; answers are left as they are
-            unless `enforcement_mode` says otherwise.
+            unless `enforcement_mode`, here or in the environment, says
+            otherwise.
     Returns:
         A Starlette or FastAPI application itself, also when middleware is added
         to it later; for other callables a measured one to use in its place.
@@ -32,7 +33,7 @@ def install(app: _App, config: LoopGuardConfig | None = None, **options: Any) ->
     if config is not None and options:
         raise TypeError("install() takes either config or single options, not both")
     if config is None:
-        config = LoopGuardConfig(**{"enforcement_mode": "log", **options})
+        config = LoopGuardConfig.leaving_answers(**options)
     if not control.start(config):
         return app
     if _is_starlette(app):

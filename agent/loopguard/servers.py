@@ -38,8 +38,7 @@ def hook(first: ModuleType) -> None:
 def _measured(app: ASGIApp) -> ASGIApp:
     """Starts the agent, with the environment's configuration, around `app`."""
     try:
-        # the launcher leaves answers as they are
-        config = LoopGuardConfig(enforcement_mode="log")
+        config = LoopGuardConfig.leaving_answers()
         return control.measured(app, config) if control.start(config) else app
     except Exception as error:
         _log.warning("not measuring: %r", error)  # the worker serves without us

@@ -123,8 +123,7 @@ def test_a_handler_that_blocks_and_answers_without_awaiting_is_told(kind: str) -
     assert re.fullmatch(rb"\d+\.\d\d", told[b"x-blocking-total-ms"])
     assert BLOCK_S * 1e3 - 1 <= float(told[b"x-blocking-total-ms"]) < 1000
     assert status_of(sent) == 200
-    (stall,) = stalls()
-    assert stall.request_id == int(told[b"x-request-id"], 16)
+    assert int(told[b"x-request-id"], 16) in [s.request_id for s in stalls()]
 
 
 @kinds
@@ -217,7 +216,8 @@ def test_one_guilty_request_among_twenty_innocents_is_the_only_one_told(kind: st
     api.add_middleware(LoopGuardMiddleware)
 
     async def main() -> list[Any]:
-        await request(api, "/innocent/0")  # builds the stack
+        # builds the stack, and the pool's threads: the loop waits until one has started
+        await asyncio.gather(*(request(api, f"/sync/{n}") for n in range(5)))
         paths = [f"/innocent/{n}" for n in range(15)] + [f"/sync/{n}" for n in range(5)]
         return await asyncio.gather(*(request(api, p) for p in ["/guilty", *paths]))
 
@@ -295,7 +295,7 @@ def test_in_mode_log_the_very_same_messages_leave(mode: str | None) -> None:
     first, second = run("asyncio", request(target))
     assert first is start
     assert second is end
-    assert len(stalls()) == 1
+    assert [s.endpoint for s in stalls() if s.request_id] == ["GET (unknown)"]
 
 
 @pytest.mark.parametrize(
@@ -371,6 +371,9 @@ def test_an_odd_message_is_left_to_the_server() -> None:
 @kinds
 def test_streams_files_redirects_and_head_keep_status_and_body(kind: str, tmp_path: Path) -> None:
     (tmp_path / "f.txt").write_text("file")
+    loopguard.stop()
+    # where a thread is started the loop waits for it, long on a busy machine
+    agent_options = {"endpoint_thresholds": dict.fromkeys(("GET /file", "HEAD /file"), 5000.0)}
     api = FastAPI()
 
     @api.get("/stream")
@@ -396,12 +399,13 @@ def test_streams_files_redirects_and_head_keep_status_and_body(kind: str, tmp_pa
         return [await request(app, path, method) for path, method in cases]
 
     bare = run(kind, main(api))
-    for mode in ("warn", "strict"):
-        for without, sent in zip(bare, run(kind, main(wrapped(api, mode)))):
-            assert status_of(sent) == status_of(without)
-            assert body_of(sent) == body_of(without)
-            assert not is_guilty(sent)  # the stream blocks when its headers have left
-            assert len(start_of(sent)["headers"]) == len(start_of(without)["headers"]) + 4
+    with agent(**agent_options):
+        got = [run(kind, main(wrapped(api, mode))) for mode in ("warn", "strict")]
+    for without, sent in zip(bare * 2, got[0] + got[1]):
+        assert status_of(sent) == status_of(without)
+        assert body_of(sent) == body_of(without)
+        assert not is_guilty(sent)  # the stream blocks when its headers have left
+        assert len(start_of(sent)["headers"]) == len(start_of(without)["headers"]) + 4
 
 
 def test_websockets_and_lifespan_pass_as_they_are() -> None:
@@ -505,12 +509,13 @@ def test_server_timing_tells_time_on_the_loop_and_in_all(mode: Any) -> None:
     headers = start_of(run("asyncio", request(wrapped(app, mode, server_timing=True))))["headers"]
     values = [v.decode() for k, v in headers if k == b"server-timing"]
     assert values[0] == "db;dur=5"
+    blamed = ours(run("asyncio", request(wrapped(guilty, mode, server_timing=True))))
+    assert float(blamed[b"server-timing"].split(b"=")[-1]) >= BLOCK_S * 1e3 - 1
     (ms,) = re.findall(r"^loop;dur=(\d+\.\d{3}), total;dur=(\d+\.\d{3})$", values[1])
     loop_ms, total_ms = map(float, ms)
     assert loop_ms >= 30
     assert total_ms >= loop_ms + 49
     assert len(values) == 2
-    assert len(headers) == (2 if mode == "log" else 6)
 
 
 @pytest.mark.parametrize(
@@ -764,7 +769,7 @@ def test_wrappers_within_each_other_measure_once_and_write_once(
     assert body_of(sent) == b"x" or refused
     seen = settled()
     assert sum(e.requests for e in seen.endpoints) == 1
-    assert sum(e.blocks for e in seen.endpoints) == (app is guilty)
+    assert sum(e.blocks for e in seen.endpoints if e.kind == "request") == (app is guilty)
     assert sum(e.status[5] for e in seen.endpoints) == refused
 
 
@@ -782,6 +787,32 @@ def test_install_and_middleware_on_one_application_write_once() -> None:
     assert set(ours(sent)) == {*OURS[:4], b"server-timing"}
     assert body_of(sent) == b'"%s"' % ours(sent)[b"x-request-id"]
     assert settled().endpoint("GET /x").requests == 1
+
+
+@pytest.mark.parametrize("outer", ["log", "warn", "strict"])
+def test_a_middleware_that_replaces_the_headers_makes_no_second_request(outer: Any) -> None:
+    async def replaces(scope: Any, receive: Any, send: Any) -> None:
+        headers = [*scope["headers"], (b"x-seen", b"1")]
+        await wrapped(innocent, "warn")({**scope, "headers": headers}, receive, send)
+
+    sent = run("asyncio", request(wrapped(replaces, outer)))
+    assert not is_guilty(sent)
+    assert sum(e.requests for e in settled().endpoints) == 1
+
+
+@pytest.mark.parametrize("mode", ["warn", "strict"])
+def test_the_environment_may_ask_install_for_another_mode(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet = loopguard.install(guilty)
+    monkeypatch.setenv("LOOPGUARD_ENFORCEMENT_MODE", mode)
+    by_environment = loopguard.install(guilty)
+    by_argument = loopguard.install(guilty, enforcement_mode="log")
+    codes = [
+        (status_of(sent), bool(ours(sent)))
+        for sent in (run("asyncio", request(a)) for a in (quiet, by_environment, by_argument))
+    ]
+    assert codes == [(200, False), (503 if mode == "strict" else 200, True), (200, False)]
 
 
 def test_wrapping_a_wrapped_application_again_makes_no_second_layer_without_need() -> None:

@@ -256,11 +256,13 @@ def test_a_step_that_has_blocked_is_counted_while_it_runs(kind: str) -> None:
     assert times[2] >= times[1] + 29
     assert times[3] >= times[2]
     assert times[4] >= times[3] + 59
-    assert len(stalls()) == 2  # asking has split no step
-    assert max(s.duration_ms for s in stalls()) >= 99
+    told = [s.duration_ms for s in stalls() if s.endpoint == "GET (unknown)"]
+    assert len(told) == 2  # asking has split no step
+    assert max(told) >= 99
 
 
 def test_many_short_steps_count_once_when_they_are_told() -> None:
+    loopguard.stop()
     seen = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -269,7 +271,8 @@ def test_many_short_steps_count_once_when_they_are_told() -> None:
             await asyncio.sleep(0)
         seen.append(current_request())
 
-    run("asyncio", request(wrapped(app)))
+    with agent(fallback_threshold_ms=2000):  # no single step, also where it oversleeps
+        run("asyncio", request(wrapped(app)))
     (info,) = seen
     assert info is not None
     assert info.blocking_count == 1
@@ -527,7 +530,7 @@ def test_an_open_request_is_measured_to_its_end_in_a_pause() -> None:
 
     sent = run("asyncio", request(wrapped(app)))
     assert dict(sent[0]["headers"])[b"x-blocking-count"] == b"1"
-    assert [s.endpoint for s in stalls()] == ["GET (unknown)"]
+    assert [s.endpoint for s in stalls() if s.request_id] == ["GET (unknown)"]
     assert sum(e.in_flight for e in segment().endpoints) == 0
 
 
@@ -550,11 +553,11 @@ def test_what_blocks_while_paused_is_told_of_nobody() -> None:
         await asyncio.sleep(0.01)
         loopguard.resume()
         await asyncio.sleep(0.01)
-        assert [s for s in settled().stalls if s.ongoing or s.duration_ms > 50] == []
+        assert [s for s in settled().stalls if s.cause == "io"] == []
         await request(app)
 
     run("asyncio", main())
-    (stall,) = stalls()
+    (stall,) = [s for s in stalls() if s.endpoint == "GET (unknown)"]
     assert stall.duration_ms >= 79
 
 
