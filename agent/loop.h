@@ -49,6 +49,15 @@ struct lg_waiters {
     struct lg_waited_note found;
 };
 
+/* The thread's stack as the watchdog last saw it in passing, before any
+ * threshold was passed: of a stall that ends soon after, there is no other. */
+struct lg_glance {
+    uint64_t seq;                       /* the watchdog writes, the loop thread reads */
+    uint64_t at_ns;
+    uint64_t endpoint_request;          /* LG_PAIR; "(loop)" and 0 between steps */
+    struct lg_pystack_sample frames;
+};
+
 struct lg_loop {
     struct lg_calls calls;              /* first: the thread's pointer leads here */
     struct lg_agent *agent;
@@ -112,6 +121,7 @@ struct lg_loop {
     /* The watchdog's, of the stall in progress. */
     uint64_t holder; /* 1 + endpoint whose thread held the GIL, 0 = none */
     struct lg_votes votes;
+    struct lg_glance glance;
 
     /* Outlives a loop: the watchdog may be reading when the slot is used again. */
     struct lg_notes notes; /* to the watchdog */

@@ -31,6 +31,7 @@ struct seen {
     uint32_t stack;
     uint32_t holder_stack;
     uint64_t call_ns;
+    struct lg_pystack_sample raw;       /* depth 0: none */
 };
 
 #define STALLS_SEARCHED 32u
@@ -47,6 +48,8 @@ static PyObject *make_info(struct lg_agent *agent, const struct lg_loop *loop,
                            const struct lg_tale *tale);
 static bool find_seen(struct lg_agent *agent, const struct lg_loop *loop,
                       const struct lg_note *facts, struct seen *out);
+static void find_glance(const struct lg_loop *loop, const struct lg_note *facts,
+                        struct lg_pystack_sample *out);
 static PyObject *endpoint_object(struct lg_agent *agent, int64_t endpoint);
 static PyObject *string_object(struct lg_agent *agent, uint32_t id);
 static PyObject *text_object(const char *text);
@@ -309,18 +312,26 @@ make_info(struct lg_agent *agent, const struct lg_loop *loop, const struct lg_ta
     struct seen seen;
     bool watched = find_seen(agent, loop, f, &seen);
     bool has_call = f->call[0] != '\0';
-    bool own_stack = f->stack.depth != 0 && (f->call_ns >= f->duration_ns / 2 || !seen.stack);
+    /* Best is the stack of the call that took the time, then the one that was
+     * seen most often; one that was seen in passing is better than none. */
+    const struct lg_pystack_sample *raw = NULL;
+    if (f->stack.depth != 0 && f->call_ns >= f->duration_ns / 2) {
+        raw = &f->stack;
+    }
+    else if (seen.stack == 0) {
+        find_glance(loop, f, &seen.raw);
+        raw = seen.raw.depth != 0 ? &seen.raw : &f->stack;
+    }
     PyObject *info = PyDict_New();
     if (info == NULL) {
         return NULL;
     }
-    PyObject *stack =
-        own_stack ? raw_stack_object(agent, &f->stack) : stack_object(agent, seen.stack);
+    PyObject *stack = raw != NULL ? raw_stack_object(agent, raw) : stack_object(agent, seen.stack);
     PyObject *ran = endpoint_object(agent, tale->ran);
     if (f->kind == LG_NOTE_GAP) {
         Py_XSETREF(ran, watched && seen.endpoint > LG_ENDPOINT_LOOP
                             ? endpoint_object(agent, seen.endpoint)
-                            : callback_object(loop, own_stack ? &f->stack : NULL, stack));
+                            : callback_object(loop, raw, stack));
     }
     bool own = f->kind == LG_NOTE_GAP && !f->blamed_elsewhere && ran != Py_None;
     PyObject *blamed = own ? Py_XNewRef(ran) : endpoint_object(agent, f->endpoint);
@@ -392,6 +403,28 @@ find_seen(struct lg_agent *agent, const struct lg_loop *loop, const struct lg_no
         return true;
     }
     return false;
+}
+
+/* The stack seen in passing, if that was during this stall and, where a request
+ * is told of, during one of its steps. `out` has depth 0 else. */
+static void
+find_glance(const struct lg_loop *loop, const struct lg_note *facts, struct lg_pystack_sample *out)
+{
+    union {
+        uint64_t words[sizeof(struct lg_glance) / 8];
+        struct lg_glance glance;
+    } copy;
+    const struct lg_glance *g = &copy.glance;
+    out->depth = 0;
+    if (!lg_seq_read(&loop->glance.seq, copy.words, sizeof(copy.words) / 8, 4) ||
+        g->at_ns <= facts->start_ns || g->frames.depth > LG_PYSTACK_DEPTH) {
+        return;
+    }
+    if (facts->kind == LG_NOTE_STEP || facts->kind == LG_NOTE_GAP
+            ? g->at_ns - facts->start_ns < facts->duration_ns
+            : facts->request_id == 0 || LG_HI(g->endpoint_request) == facts->request_id) {
+        *out = g->frames;
+    }
 }
 
 /* (kind, method, name), or None for -1. New reference. What is read back from

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -57,6 +58,8 @@ static void tick(struct lg_watchdog *w, uint64_t now_ns);
 static void look_in_passing(struct lg_watchdog *w, struct lg_loop *loop,
                             const struct lg_loop_entry *line, uint64_t now_ns);
 static void move_threshold(struct lg_agent *agent, struct lg_loop *loop, uint64_t now_ns);
+static void publish_glance(struct lg_loop *loop, uint64_t now_ns, uint64_t endpoint_request,
+                           const struct lg_pystack_sample *frames);
 static void look(struct lg_watchdog *w, struct lg_loop *loop, uint64_t now_ns);
 static void watch_over(struct lg_watchdog *w, struct lg_loop *loop, const struct lg_stall_key *key,
                        uint64_t start_ns, uint64_t now_ns, uint64_t threshold_ns,
@@ -286,9 +289,9 @@ look(struct lg_watchdog *w, struct lg_loop *loop, uint64_t now_ns)
             watch->base_key = key;
             watch->base_ns = now_ns;
         }
-        if (threshold != 0 && !key.gap &&
-            now_ns - start >= agent->settings.config.cumulative_min_step_ns) {
-            look_in_passing(w, loop, a, now_ns);
+        if (threshold != 0 && now_ns - start >= agent->settings.config.cumulative_min_step_ns &&
+            now_ns > start && lg_sample_brief(w->sampler, loop, &w->passing)) {
+            look_in_passing(w, loop, key.gap ? NULL : a, now_ns);
         }
     }
     if (awake != 0 || whole == false || LG_LOOP_STATE(a->state) == LG_LOOP_STEP) {
@@ -301,26 +304,47 @@ look(struct lg_watchdog *w, struct lg_loop *loop, uint64_t now_ns)
     lg_store_release(&e->heartbeat_ns, now_ns);
 }
 
-/* The stack of a step that is no stall, for the cumulative window it may become
- * part of. The deepest one of the same request stays: a step caught at its very
- * end shows only what leads to the application. */
+/* The stack of what is no stall yet: for the one that it may become, and for the
+ * cumulative window it may become part of. Of the latter the deepest one of the
+ * same request stays: a step caught at its very end shows only what leads to the
+ * application. `line` is NULL between steps. */
 static void
 look_in_passing(struct lg_watchdog *w, struct lg_loop *loop, const struct lg_loop_entry *line,
                 uint64_t now_ns)
 {
     struct lg_watch *watch = &w->watch[loop->index];
-    if (!lg_sample_brief(w->sampler, loop, &w->passing)) {
+    uint32_t endpoint = line != NULL ? LG_LO(line->endpoint_task) : LG_ENDPOINT_LOOP;
+    uint32_t request_id = line != NULL ? LG_LO(line->request_tid) : 0;
+    publish_glance(loop, now_ns, LG_PAIR(endpoint, request_id), &w->passing);
+    if (line == NULL) {
         return;
     }
-    bool same = watch->brief.endpoint == LG_LO(line->endpoint_task) &&
-                watch->brief.request_id == LG_LO(line->request_tid) &&
+    bool same = watch->brief.endpoint == endpoint && watch->brief.request_id == request_id &&
                 now_ns - watch->brief.at_ns <= w->agent->settings.config.cumulative_window_ns;
     if (!same || w->passing.depth >= watch->brief.frames.depth) {
-        watch->brief.endpoint = LG_LO(line->endpoint_task);
-        watch->brief.request_id = LG_LO(line->request_tid);
+        watch->brief.endpoint = endpoint;
+        watch->brief.request_id = request_id;
         watch->brief.at_ns = now_ns;
         watch->brief.frames = w->passing;
     }
+}
+
+static void
+publish_glance(struct lg_loop *loop, uint64_t now_ns, uint64_t endpoint_request,
+               const struct lg_pystack_sample *frames)
+{
+    struct lg_glance *g = &loop->glance;
+    const uint64_t *from = (const uint64_t *)frames;
+    uint64_t *to = (uint64_t *)&g->frames;
+    size_t words = offsetof(struct lg_pystack_sample, frames) / sizeof(uint64_t) +
+                   frames->depth * (sizeof(frames->frames[0]) / sizeof(uint64_t));
+    lg_seq_begin(&g->seq);
+    lg_store_relaxed(&g->at_ns, now_ns);
+    lg_store_relaxed(&g->endpoint_request, endpoint_request);
+    for (size_t i = 0; i < words; i++) {
+        lg_store_relaxed(&to[i], from[i]);
+    }
+    lg_seq_end(&g->seq);
 }
 
 /* A calibrated or adaptive threshold; untracked time goes by the same one
@@ -534,6 +558,13 @@ close_stall(struct lg_watchdog *w, struct lg_loop *loop, const struct lg_note *n
         uint32_t stack = lg_sample_intern(w->sampler, &note->stack, state->endpoint, now_ns, loop,
                                           name, sizeof(name));
         state->stack = stack != 0 ? stack : state->stack;
+    }
+    /* Nobody writes it but this thread. */
+    const struct lg_glance *glance = &loop->glance;
+    if (state->stack == 0 && glance->at_ns > note->start_ns &&
+        glance->at_ns - note->start_ns < note->duration_ns) {
+        state->stack = lg_sample_intern(w->sampler, &glance->frames, state->endpoint, now_ns, loop,
+                                        name, sizeof(name));
     }
     if (key.gap && !note->blamed_elsewhere) {
         if (callback == 0 && name[0] != '\0') {
