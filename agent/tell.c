@@ -9,6 +9,7 @@
 #include "../common/lg_clock.h"
 #include "../common/lg_seqlock.h"
 #include "agent.h"
+#include "answer.h"
 #include "charge.h"
 #include "names.h"
 #include "pycompat.h"
@@ -20,6 +21,8 @@ struct lg_tale {
     int32_t ran;                        /* endpoint, -1 = none, or no name yet */
     bool unnamed;                       /* `ran`, and the blame, are to get the owner's name */
     PyObject *path;                     /* that was asked for, or NULL */
+    bool excluded;                      /* it is one of exclude_paths */
+    uint32_t blocks;                    /* of the owner so far, this one included */
     struct lg_note facts;
 };
 
@@ -36,7 +39,7 @@ struct seen {
 
 #define STALLS_SEARCHED 32u
 
-static PyObject *path_of(const struct lg_owner *owner);
+static void look_at_scope(struct lg_tale *tale, const struct lg_owner *owner);
 static void take_over(struct lg_tale **from, struct lg_tale **to);
 static void call_listener(struct lg_agent *agent, struct lg_loop *loop, const struct lg_tale *tale);
 static void raise_what_ends_the_program(void);
@@ -94,7 +97,13 @@ lg_tell_later(struct lg_loop *loop, struct lg_owner *owner, int32_t ran, const s
     tale->next = NULL;
     tale->ran = ran;
     tale->unnamed = ran < 0 && owner != NULL;
-    tale->path = owner != NULL ? path_of(owner) : NULL;
+    tale->path = NULL;
+    tale->excluded = false;
+    tale->blocks = 0;
+    if (owner != NULL) {
+        tale->blocks = owner->blocks;
+        look_at_scope(tale, owner);
+    }
     tale->facts = *note;
     struct lg_tale **at = tale->unnamed ? &owner->untold : &loop->untold;
     while (*at != NULL) {
@@ -103,20 +112,24 @@ lg_tell_later(struct lg_loop *loop, struct lg_owner *owner, int32_t ran, const s
     *at = tale;
 }
 
-/* New reference to a str, or NULL. An owner is charged under the GIL only. */
-static PyObject *
-path_of(const struct lg_owner *owner)
+/* Under the GIL, as every owner is charged. */
+static void
+look_at_scope(struct lg_tale *tale, const struct lg_owner *owner)
 {
-    if (owner->scope == NULL || !PyDict_Check(owner->scope)) {
-        return NULL;
+    PyObject *scope = owner->scope;
+    if (scope == NULL || !PyDict_Check(scope)) {
+        return;
     }
     struct lg_pending pending;
     lg_pending_save(&pending);
-    PyObject *path = PyDict_GetItemWithError(owner->scope, owner->agent->names->path);
-    path = path != NULL && PyUnicode_CheckExact(path) ? Py_NewRef(path) : NULL;
+    PyObject *path = PyDict_GetItemWithError(scope, owner->agent->names->path);
+    if (path != NULL && PyUnicode_CheckExact(path)) {
+        tale->path = Py_NewRef(path);
+    }
+    tale->excluded =
+        owner->rules != NULL && lg_answer_excludes((const struct lg_rules *)owner->rules, scope);
     PyErr_Clear();
     lg_pending_restore(&pending);
-    return path;
 }
 
 void
@@ -346,6 +359,8 @@ make_info(struct lg_agent *agent, const struct lg_loop *loop, const struct lg_ta
     err |= add(info, "blamed", blamed);
     err |= add(info, "elsewhere", PyBool_FromLong(f->blamed_elsewhere));
     err |= add(info, "request_id", PyLong_FromUnsignedLong(f->request_id));
+    err |= add(info, "excluded", PyBool_FromLong(tale->excluded));
+    err |= add(info, "blocks", PyLong_FromUnsignedLong(tale->blocks));
     err |= add(info, "path", Py_NewRef(tale->path != NULL ? tale->path : Py_None));
     err |= add(info, "task", task_object(agent, f->task));
     err |= add(info, "loop", PyLong_FromUnsignedLong(loop->index));

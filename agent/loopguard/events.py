@@ -73,6 +73,8 @@ class BlockingEvent:
         hint: what to do instead, one sentence.
         context: what the context providers said, `add_context_provider`.
         path: of the request whose step ran, as it was asked for; None for others.
+        excluded: that path is among `exclude_paths`: the log leaves it out.
+        blocking_count: blocks of that request so far, this one included.
         blamed: the endpoint that `method` and `route` belong to.
         ran: the endpoint that ran; None when it is not known.
         elsewhere: True when `ran` is not to blame.
@@ -101,6 +103,8 @@ class BlockingEvent:
     hint: str
     context: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
     path: str | None = None
+    excluded: bool = False
+    blocking_count: int = 0
     blamed: Endpoint = NOBODY
     ran: Endpoint | None = None
     elsewhere: bool = False
@@ -313,6 +317,8 @@ def _event(info: dict[str, Any], context: Mapping[str, object]) -> BlockingEvent
         hint=hints.hint_for(info["cause"], info["call"], holder_stack if elsewhere else stack),
         context=context,
         path=info["path"],
+        excluded=info["excluded"],
+        blocking_count=info["blocks"],
         blamed=blamed,
         ran=Endpoint(*info["ran"]) if info["ran"] else None,
         elsewhere=elsewhere,

@@ -58,13 +58,7 @@ class BlockLog:
 
     def __call__(self, event: BlockingEvent) -> None:
         """Logs `event`, unless its endpoint has just been logged."""
-        if is_excluded(event.route, self._exclude):
-            return
-        if (
-            event.path is not None
-            and not event.elsewhere
-            and is_excluded(event.path, self._exclude)
-        ):
+        if self._is_excluded(event):
             return
         held_back = self._held_back(event.blamed)
         if held_back < 0:
@@ -74,6 +68,12 @@ class BlockLog:
         if self._show:
             stream = sys.stderr
             stream.write(banner(event, color=_has_color(stream)))
+
+    def _is_excluded(self, event: BlockingEvent) -> bool:
+        if event.elsewhere:  # whoever asked for that path only waited
+            return is_excluded(event.route, self._exclude)
+        paths = (event.route, event.path or "")
+        return event.excluded or any(is_excluded(path, self._exclude) for path in paths)
 
     def _held_back(self, endpoint: Endpoint) -> int:
         """How many went untold before this one; -1 to hold this one back too."""
@@ -133,6 +133,7 @@ def _fields(event: BlockingEvent, held_back: int) -> dict[str, object]:
         "route": event.route,
         "lag_ms": round(event.duration_ms, 3),
         "request_id": event.request_id,
+        "blocking_count": event.blocking_count,
         "blocking_kind": event.kind,
         "blocking_cause": event.cause,
         "threshold_ms": event.threshold_ms,
