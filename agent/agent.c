@@ -431,7 +431,8 @@ close_all(struct lg_agent *agent, bool keep)
     agent->epoch++;
     for (int i = 0; i < LG_LOOPS; i++) {
         if (agent->loops[i].used == LG_LOOP_USED) {
-            foreign = foreign || &agent->loops[i] != own;
+            bool comes_by = &agent->loops[i] != own && lg_loop_has_thread(&agent->loops[i]);
+            foreign = foreign || comes_by;
             PyObject *py_loop = lg_loop_object(&agent->loops[i]);
             if (py_loop != NULL) {
                 lg_task_uninstall(agent, py_loop);
@@ -439,7 +440,7 @@ close_all(struct lg_agent *agent, bool keep)
                 Py_DECREF(py_loop);
             }
             lg_loop_close(&agent->loops[i]);
-            if (&agent->loops[i] != own) {
+            if (comes_by) {
                 agent->loops[i].used = LG_LOOP_RETIRED;
             }
         }

@@ -168,9 +168,7 @@ charge_long(struct lg_loop *loop, struct lg_owner *owner, int32_t endpoint,
         }
         return;
     }
-    if (s->wall_ns > loop->longest_in_iteration_ns) {
-        loop->longest_in_iteration_ns = s->wall_ns;
-    }
+    loop->told_in_iteration_ns += s->wall_ns;
     struct blame blame = find_blame(loop, endpoint, cause, parts, s->wall_ns, threshold);
     if (endpoint < 0 && !blame.elsewhere) {
         owner->unnamed_stalls++;
@@ -338,9 +336,7 @@ lg_charge_gap(struct lg_loop *loop, uint64_t now_ns)
     for (int i = 0; i < LG_CAUSE_COUNT; i++) {
         lg_add_single(&loop->entry->parts_ns[i], parts[i]);
     }
-    if (wall > loop->longest_in_iteration_ns) {
-        loop->longest_in_iteration_ns = wall;
-    }
+    loop->told_in_iteration_ns += wall;
     if (lg_agent_was_paused(loop->agent, loop->edge_ns)) {
         return;                         /* of requests that pass bare, perhaps */
     }
@@ -398,9 +394,9 @@ lg_charge_iteration(struct lg_loop *loop, uint64_t now_ns)
     lg_store_relaxed(&e->iterations, loop->iteration - loop->first_iteration);
     (void)lg_hist_add(loop->lag_hist, busy);
     lg_record_loop_busy(&agent->rec, loop->index, loop->awake_ns, now_ns);
-    /* Many short ones together: no single stall explains half of it. */
+    /* Many short ones together: what was told does not explain half of it. */
     if (busy > agent->settings.config.iteration_threshold_ns &&
-        loop->longest_in_iteration_ns < busy / 2 && !lg_agent_was_paused(agent, loop->awake_ns)) {
+        loop->told_in_iteration_ns < busy / 2 && !lg_agent_was_paused(agent, loop->awake_ns)) {
         struct lg_note spare;
         struct lg_note *note = begin_note(loop, &spare);
         if (note != NULL) {

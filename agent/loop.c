@@ -290,6 +290,12 @@ slow_ns(uint64_t threshold_ns)
     return threshold_ns / 4 > LG_CALL_LOOK_NS ? threshold_ns / 4 : LG_CALL_LOOK_NS;
 }
 
+bool
+lg_loop_has_thread(const struct lg_loop *loop)
+{
+    return is_thread_alive(loop->tid);
+}
+
 PyObject *
 lg_loop_object(const struct lg_loop *loop)
 {
@@ -546,7 +552,7 @@ wake_up(struct lg_loop *loop, uint64_t now_ns)
     loop->edge_sums = loop->awake_sums;
     loop->awake_gc_ns = loop->gc_ns;
     loop->edge_gc_ns = loop->gc_ns;
-    loop->longest_in_iteration_ns = 0;
+    loop->told_in_iteration_ns = 0;
     loop->edge_steps = lg_load_relaxed(&loop->entry->steps);
     loop->awake_ns = now_ns;
     lg_store_relaxed(&loop->edge_ns, now_ns);

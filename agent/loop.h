@@ -99,7 +99,7 @@ struct lg_loop {
     uint64_t edge_gc_ns;
     uint64_t iteration; /* goes on with the next loop in this slot: see step_number */
     uint64_t first_iteration;
-    uint64_t longest_in_iteration_ns; /* longest step or gap told already */
+    uint64_t told_in_iteration_ns; /* of steps and gaps told already */
     uint64_t unread_lag_ns; /* longest iteration since lg_loop_read_lag() */
     uint64_t lag_read_ns;
     uint64_t gap_threshold_ns; /* untracked time above it is told */
@@ -161,6 +161,9 @@ lg_loop_runs(const struct lg_loop *loop)
     return hook != NULL && PyMethod_Check(hook) &&
            PyMethod_GET_SELF(hook) == ((PyWeakReference *)loop->loop)->wr_object;
 }
+
+/* Does its thread, another one than this, still run? */
+bool lg_loop_has_thread(const struct lg_loop *loop);
 
 /* Moves the threshold in force; that of untracked time too, when it goes along.
  * Any thread. */

@@ -239,6 +239,7 @@ leave_out(struct lg_loop *loop, uint64_t from_ns, const struct lg_sums *sums, ui
     }
     if (loop->running != NULL) {
         loop->excluded_ns += now - from_ns;
+        loop->told_in_iteration_ns += now - from_ns;
         loop->step_sums.io += after.io - sums->io;
         loop->step_sums.disk += after.disk - sums->disk;
         loop->step_sums.lock += after.lock - sums->lock;
@@ -252,9 +253,7 @@ leave_out(struct lg_loop *loop, uint64_t from_ns, const struct lg_sums *sums, ui
     }
     else {
         lg_meter_stretch(&loop->meter, 0, &used);
-    }
-    if (now - from_ns > loop->longest_in_iteration_ns) {
-        loop->longest_in_iteration_ns = now - from_ns;
+        loop->told_in_iteration_ns += now - from_ns;
     }
     loop->edge_sums = after;
     loop->edge_gc_ns = loop->gc_ns;
@@ -346,8 +345,14 @@ make_info(struct lg_agent *agent, const struct lg_loop *loop, const struct lg_ta
                             ? endpoint_object(agent, seen.endpoint)
                             : callback_object(loop, raw, stack));
     }
-    bool own = f->kind == LG_NOTE_GAP && !f->blamed_elsewhere && ran != Py_None;
-    PyObject *blamed = own ? Py_XNewRef(ran) : endpoint_object(agent, f->endpoint);
+    PyObject *blamed;
+    if (f->kind != LG_NOTE_GAP || f->blamed_elsewhere) {
+        blamed = endpoint_object(agent, f->endpoint);
+    }
+    else {                              /* as the viewer calls a callback that nobody saw */
+        blamed =
+            ran != Py_None ? Py_XNewRef(ran) : Py_BuildValue("(sss)", "callback", "", "(unknown)");
+    }
     PyObject *call = has_call ? text_object(f->call) : string_object(agent, seen.call);
     uint64_t call_ns = has_call ? f->call_ns : seen.call_ns;
     /* All of them, or what comes after a failure would leak. */

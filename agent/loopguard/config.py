@@ -512,7 +512,7 @@ def _parse_thresholds(text: str) -> dict[str, float]:
 
 
 _DAY_MS = 86_400_000.0
-_MS = _number(0, _DAY_MS, above=True)
+check_ms = _MS = _number(0, _DAY_MS, above=True)
 _SWITCH = _Rule(_bool, _parse_bool)
 _DURATION = _Rule(_MS, float)
 

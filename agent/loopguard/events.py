@@ -17,10 +17,10 @@ from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple
 
 from loopguard import _agent, hints
-from loopguard.config import check_callable
+from loopguard.config import check_callable, check_ms
 from loopguard.frames import Frame, user_frame
 
-__all__ = ["BlockingEvent", "Endpoint", "Frame", "Subscription", "subscribe"]
+__all__ = ["BlockingEvent", "Endpoint", "Frame", "Subscription", "set_threshold", "subscribe"]
 
 _NS_PER_MS = 1e6
 _log = logging.getLogger("loopguard")
@@ -200,6 +200,23 @@ def add_context_provider(provider: Callable[[], Mapping[str, object]]) -> None:
 def remove_context_provider(provider: Callable[[], Mapping[str, object]]) -> None:
     """Undoes `add_context_provider`; one that is not there is no error."""
     _room.remove_provider(provider)
+
+
+def set_threshold(ms: float) -> float:
+    """Moves the threshold of all loops of this process, from their next step on.
+
+    An endpoint's own threshold stays; that of iterations moves along unless it
+    was set by itself. Until `loopguard.stop`, or until it is moved back.
+
+    Args:
+        ms: above 0, at most a day.
+    Returns:
+        The one before, in milliseconds.
+    Raises:
+        ValueError, TypeError: `ms` is none.
+    """
+    ms = check_ms("ms", ms)
+    return _agent.set_threshold(round(ms * _NS_PER_MS)) / _NS_PER_MS
 
 
 def status() -> dict[str, int]:
