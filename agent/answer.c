@@ -80,6 +80,7 @@ lg_answer_rules(struct lg_agent *agent, PyObject *dict)
         take_flag(dict, "warning", &self->warning) < 0 ||
         take_flag(dict, "strict", &self->strict) < 0 ||
         take_flag(dict, "server_timing", &self->server_timing) < 0 ||
+        take_flag(dict, "marks", &self->marks) < 0 ||
         take_texts(dict, "exact_paths", &self->exact) < 0 ||
         take_texts(dict, "path_prefixes", &self->prefixes) < 0 ||
         take_object(dict, "request_filter", &self->filter) < 0 ||

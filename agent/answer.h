@@ -33,6 +33,7 @@ struct lg_rules {
     bool strict;                        /* 503 for the guilty */
     bool server_timing;
     bool answers;                       /* any of the above */
+    bool marks;                         /* the id stands in scope["state"] */
     bool selects;                       /* some requests are not measured */
     uint64_t exact_lengths;             /* bit n: an exact path of n characters, 63 = or more */
     PyObject *exact;                    /* tuple of str */

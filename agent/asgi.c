@@ -82,7 +82,7 @@ lg_asgi_wrap(struct lg_agent *agent, PyObject *app, PyObject *dict)
         return NULL;
     }
     struct lg_rules *rules = made != Py_None ? (struct lg_rules *)made : NULL;
-    if (Py_TYPE(app) == type && (rules == NULL || !rules->answers)) {
+    if (Py_TYPE(app) == type && (rules == NULL || !(rules->answers || rules->marks))) {
         Py_DECREF(made);
         return Py_NewRef(app);
     }
@@ -206,7 +206,7 @@ open_request(struct asgi *self, PyObject *const *args, PyObject *type)
     }
     PyObject *result = NULL;
     bool answering = answers(rules, kind, scope);
-    if (answering) {
+    if (rules != NULL && rules->marks && kind == LG_KIND_REQUEST) {
         lg_answer_mark(owner, scope);
     }
     struct send *send = new_send(agent, args[2], owner, scope, answering ? rules : NULL);
@@ -247,6 +247,9 @@ is_measured(const struct lg_loop *loop, const struct lg_names *names, PyObject *
 static PyObject *
 call_within(struct asgi *self, PyObject *const *args, struct lg_owner *outer, int kind)
 {
+    if (self->rules != NULL && self->rules->marks && kind == LG_KIND_REQUEST) {
+        lg_answer_mark(outer, args[0]);
+    }
     if (!answers(self->rules, kind, args[0])) {
         return PyObject_Vectorcall(self->app, args, 3, NULL);
     }
@@ -255,7 +258,6 @@ call_within(struct asgi *self, PyObject *const *args, struct lg_owner *outer, in
         return NULL;
     }
     send->measures = false;
-    lg_answer_mark(outer, args[0]);
     PyObject *inner[3] = {args[0], args[1], (PyObject *)send};
     PyObject *result = PyObject_Vectorcall(self->app, inner, 3, NULL);
     Py_DECREF(send);

@@ -26,12 +26,20 @@ _PROBLEM = (
 )
 
 
-def rules(config: LoopGuardConfig) -> dict[str, object]:
-    """For ``_agent.wrap``: what happens to the answers of one wrapper."""
+def rules(config: LoopGuardConfig, *, marks: bool = False) -> dict[str, object]:
+    """For ``_agent.wrap``: what happens to the answers of one wrapper.
+
+    Args:
+        config: whose mode, headers, paths and switches hold.
+        marks: the request's id goes into ``scope["state"]`` also where no answer
+            bears it.
+    """
     paths = list(config.exclude_paths)
     strict = config.enforcement_mode == "strict"
+    headers = config.dev_mode or config.enforcement_mode != "log"
     return {
-        "headers": config.dev_mode or config.enforcement_mode != "log",
+        "headers": headers,
+        "marks": marks or headers,
         "warning": config.enforcement_mode != "log",
         "strict": strict,
         "server_timing": config.server_timing,

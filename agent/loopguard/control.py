@@ -60,14 +60,16 @@ def is_running() -> bool:
     return _state.config is not None
 
 
-def measured(app: ASGIApp, config: LoopGuardConfig | None = None) -> ASGIApp:
+def measured(
+    app: ASGIApp, config: LoopGuardConfig | None = None, *, marks: bool = False
+) -> ASGIApp:
     """`app` wrapped by the agent, its answers treated as `config` says.
 
     None leaves them alone, as does mode "log". An app already wrapped comes back
-    as it is, unless `config` wants something done with its answers. Call after
-    `start` has said True.
+    as it is, unless something is to be done with its answers or requests. Call
+    after `start` has said True. `marks`: see `answers.rules`.
     """
-    return _agent.wrap(app, None if config is None else answers.rules(config))
+    return _agent.wrap(app, None if config is None else answers.rules(config, marks=marks))
 
 
 def stop() -> None:

@@ -19,7 +19,8 @@ class LoopGuardMiddleware:
     ``x-request-id``, ``x-blocking-count``, ``x-blocking-total-ms`` and
     ``x-blocking-detected``, unless `enforcement_mode` is "log"; that of a
     request which blocked the loop also ``x-loopguard-warning``, and in mode
-    "strict" it is a 503.
+    "strict" it is a 503. The application finds the id in
+    ``request.state.loopguard_request_id``, in mode "log" too.
 
     Args:
         app: the next ASGI application.
@@ -30,7 +31,9 @@ class LoopGuardMiddleware:
     def __init__(self, app: ASGIApp, config: LoopGuardConfig | None = None) -> None:
         self.app = app
         self.config = LoopGuardConfig() if config is None else config
-        self._next = control.measured(app, self.config) if control.start(self.config) else app
+        self._next = (
+            control.measured(app, self.config, marks=True) if control.start(self.config) else app
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, WebSocket or lifespan, measured."""

@@ -252,6 +252,23 @@ def test_the_id_is_in_the_requests_state_for_the_application() -> None:
     assert run("asyncio", request(wrapped(innocent), state=5))  # an odd state is left alone
 
 
+@pytest.mark.parametrize("mode", ["log", "warn", "strict"])
+def test_the_middleware_leaves_the_id_in_every_mode_and_on_every_path(mode: Any) -> None:
+    api = FastAPI()
+    config = LoopGuardConfig(enforcement_mode=mode)
+    api.add_middleware(LoopGuardMiddleware, config=config)
+    loopguard.install(api)
+
+    @api.get("/x")
+    @api.get("/health")
+    async def x(request: Request) -> str:
+        return str(request.state.loopguard_request_id)
+
+    for path in ("/x", "/health"):
+        body = body_of(run("asyncio", request(api, path)))
+        assert re.fullmatch(rb'"[0-9a-f]{8}"', body)
+
+
 # ---- what is the application's stays its own -------------------------------
 
 
