@@ -20,7 +20,9 @@
 #include "../viewer/find.h"
 #include "../viewer/model.h"
 #include "../viewer/top_json.h"
+#include "exposition.h"
 #include "found.h"
+#include "ledger.h"
 
 /* Static for the reason above: what it guards is static, too. */
 static pthread_mutex_t room = PTHREAD_MUTEX_INITIALIZER;
@@ -28,6 +30,11 @@ static pthread_mutex_t room = PTHREAD_MUTEX_INITIALIZER;
 struct reader {
     PyObject_HEAD
     struct lg_top *top;                 /* NULL = closed */
+};
+
+struct ledger {
+    PyObject_HEAD
+    struct lg_ledger *ledger;           /* NULL = another call is in it */
 };
 
 /* What a call of the rooms made: bytes, or what stood in the way. */
@@ -112,7 +119,16 @@ bytes_of(struct answer *answer)
         raise_problem(answer->err != 0 ? answer->err : -ENOMEM, &answer->problem);
     }
     else {
-        result = PyBytes_FromStringAndSize(answer->text, (Py_ssize_t)answer->size);
+        /* Megabytes are copied, and their pages taken, without the GIL. */
+        result = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)answer->size);
+        char *to = result != NULL ? PyBytes_AS_STRING(result) : NULL;
+        Py_BEGIN_ALLOW_THREADS
+        if (to != NULL) {
+            memcpy(to, answer->text, answer->size);
+        }
+        free(answer->text);
+        Py_END_ALLOW_THREADS
+        answer->text = NULL;
     }
     free(answer->text);
     return result;
@@ -343,6 +359,216 @@ static PyType_Spec reader_spec = {
     .slots = reader_slots,
 };
 
+/* ---- Ledger ------------------------------------------------------------ */
+
+static PyObject *
+ledger_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"app", "directory", NULL};
+    const char *app;                    /* borrowed from args */
+    PyObject *dir_arg;
+    PyObject *dir = NULL;               /* owned: bytes */
+    struct ledger *self = NULL;
+    struct lg_ledger *ledger = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "zO:Ledger", names, &app, &dir_arg) ||
+        (dir_arg != Py_None && !PyUnicode_FSConverter(dir_arg, &dir))) {
+        return NULL;
+    }
+    if (lg_ledger_new(app, dir != NULL ? PyBytes_AS_STRING(dir) : NULL, &ledger) != 0) {
+        PyErr_NoMemory();
+    }
+    else if ((self = (struct ledger *)type->tp_alloc(type, 0)) == NULL) {
+        lg_ledger_free(ledger);
+    }
+    else {
+        self->ledger = ledger;
+    }
+    Py_XDECREF(dir);
+    return (PyObject *)self;
+}
+
+static void
+ledger_dealloc(PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    lg_ledger_free(((struct ledger *)op)->ledger);
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+/* As borrow(). */
+static struct lg_ledger *
+borrow_ledger(struct ledger *self)
+{
+    struct lg_ledger *ledger = self->ledger;
+    self->ledger = NULL;
+    if (ledger == NULL) {
+        PyErr_SetString(PyExc_ValueError, "another thread is in this ledger; take turns");
+    }
+    return ledger;
+}
+
+static PyObject *
+run_ledger(PyObject *op, int (*call)(struct lg_ledger *))
+{
+    struct ledger *self = (struct ledger *)op;
+    struct lg_ledger *ledger = borrow_ledger(self);
+    if (ledger == NULL) {
+        return NULL;
+    }
+    PyThreadState *state = enter();
+    int err = call(ledger);
+    leave(state);
+    self->ledger = ledger;
+    if (err != 0) {
+        return PyErr_NoMemory();
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+ledger_update(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return run_ledger(op, lg_ledger_update);
+}
+
+static PyObject *
+ledger_retire(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return run_ledger(op, lg_ledger_retire_self);
+}
+
+static PyObject *
+ledger_text(PyObject *op, PyObject *arg)
+{
+    struct ledger *self = (struct ledger *)op;
+    struct answer answer = {0};
+    int originals = PyObject_IsTrue(arg);
+    struct lg_ledger *ledger = originals < 0 ? NULL : borrow_ledger(self);
+    if (ledger == NULL) {
+        return NULL;
+    }
+    PyThreadState *state = enter();
+    answer.err = lg_exposition(lg_ledger_total(ledger), originals != 0, &answer.text, &answer.size);
+    leave(state);
+    self->ledger = ledger;
+    return bytes_of(&answer);
+}
+
+static double
+in_unit(const struct lg_family_info *info, uint64_t n)
+{
+    return info->unit == LG_UNIT_NS ? (double)n / 1e9 : (double)n;
+}
+
+/* A tuple of the label values; new reference. */
+static PyObject *
+values_of(const struct lg_family_info *info, const char *key)
+{
+    Py_ssize_t count = info->labels[0] != '\0';
+    for (const char *c = info->labels; *c != '\0'; c++) {
+        count += *c == ',';
+    }
+    PyObject *values = PyTuple_New(count);
+    for (Py_ssize_t i = 0; i < count && values != NULL; i++) {
+        PyObject *text = PyUnicode_DecodeUTF8(key, (Py_ssize_t)strlen(key), "replace");
+        if (text == NULL) {
+            Py_CLEAR(values);
+            break;
+        }
+        PyTuple_SET_ITEM(values, i, text);              /* steals */
+        key += strlen(key) + 1;
+    }
+    return values;
+}
+
+/* A float, or ([bucket counts], sum) of a histogram; new reference. */
+static PyObject *
+number_of(const struct lg_family_info *info, const uint64_t *words)
+{
+    if (info->type != LG_HISTOGRAM) {
+        return PyFloat_FromDouble(in_unit(info, words[0]));
+    }
+    PyObject *counts = PyTuple_New(LG_BOUNDS + 1);
+    for (Py_ssize_t i = 0; i <= LG_BOUNDS && counts != NULL; i++) {
+        PyObject *n = PyLong_FromUnsignedLongLong(words[i]);
+        if (n == NULL) {
+            Py_CLEAR(counts);
+            break;
+        }
+        PyTuple_SET_ITEM(counts, i, n);                 /* steals */
+    }
+    return counts == NULL ? NULL
+                          : Py_BuildValue("(Nd)", counts, in_unit(info, words[LG_BOUNDS + 1]));
+}
+
+static PyObject *
+samples_of(const struct lg_family_info *info, const struct lg_sums *table)
+{
+    PyObject *list = PyList_New(table->count);
+    for (uint32_t i = 0; i < table->count && list != NULL; i++) {
+        PyObject *values = values_of(info, lg_sums_key(table, i));
+        PyObject *number = values != NULL ? number_of(info, lg_sums_words(table, i)) : NULL;
+        PyObject *sample = number != NULL ? PyTuple_Pack(2, values, number) : NULL;
+        Py_XDECREF(values);
+        Py_XDECREF(number);
+        if (sample == NULL) {
+            Py_CLEAR(list);
+            break;
+        }
+        PyList_SET_ITEM(list, i, sample);               /* steals */
+    }
+    return list;
+}
+
+static PyObject *
+ledger_samples(PyObject *op, PyObject *arg)
+{
+    struct ledger *self = (struct ledger *)op;
+    long index = PyLong_AsLong(arg);
+    if (index == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (index < 0 || index >= LG_FAMILY_COUNT) {
+        return PyErr_Format(PyExc_ValueError, "family %ld of %d", index, (int)LG_FAMILY_COUNT);
+    }
+    struct lg_ledger *ledger = borrow_ledger(self);
+    if (ledger == NULL) {
+        return NULL;
+    }
+    PyObject *list = samples_of(&lg_family_info[index], &lg_ledger_total(ledger)->table[index]);
+    self->ledger = ledger;
+    return list;
+}
+
+static PyMethodDef ledger_methods[] = {
+    {"update", ledger_update, METH_NOARGS,
+     PyDoc_STR("update() -> None. Looks for workers, reads them all, adds them up.")},
+    {"text", ledger_text, METH_O,
+     PyDoc_STR("text(originals) -> exposition of the last update, in bytes.")},
+    {"samples", ledger_samples, METH_O,
+     PyDoc_STR("samples(family) -> [(label values, number)] of the last update; the number of "
+               "a histogram is (counts by bucket, sum).")},
+    {"retire", ledger_retire, METH_NOARGS,
+     PyDoc_STR("retire() -> None. This worker ends: keeps its counters for the others.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot ledger_slots[] = {
+    {Py_tp_doc, (void *)PyDoc_STR("Ledger(app, directory). The workers of one application.")},
+    {Py_tp_new, ledger_new},
+    {Py_tp_dealloc, ledger_dealloc},
+    {Py_tp_methods, ledger_methods},
+    {0, NULL},
+};
+
+static PyType_Spec ledger_spec = {
+    .name = "loopguard._segment.Ledger",
+    .basicsize = sizeof(struct ledger),
+    .flags = Py_TPFLAGS_DEFAULT,
+    .slots = ledger_slots,
+};
+
 /* ---- module ------------------------------------------------------------ */
 
 static PyObject *
@@ -371,6 +597,61 @@ static PyMethodDef methods[] = {
 };
 
 static int
+add_type(PyObject *module, const char *name, PyType_Spec *spec)
+{
+    PyObject *type = PyType_FromSpec(spec);             /* new reference, given to the module */
+    if (type == NULL || PyModule_AddObject(module, name, type) < 0) {
+        Py_XDECREF(type);
+        return -1;
+    }
+    return 0;
+}
+
+/* FAMILIES: (name, type, help, labels) in their order; BOUNDS: upper edges in
+ * seconds, in digits; FIRST_ORIGINAL: where the original's four begin. */
+static int
+add_families(PyObject *module)
+{
+    static const char *const types[] = {"counter", "gauge", "histogram"};
+    PyObject *families = PyTuple_New(LG_FAMILY_COUNT);
+    PyObject *bounds = PyTuple_New(LG_BOUNDS);
+    bool good = families != NULL && bounds != NULL;
+    for (Py_ssize_t i = 0; i < LG_FAMILY_COUNT && good; i++) {
+        const struct lg_family_info *info = &lg_family_info[i];
+        PyObject *row =
+            Py_BuildValue("(ssss)", info->name, types[info->type], info->help, info->labels);
+        good = row != NULL;
+        if (good) {
+            PyTuple_SET_ITEM(families, i, row);         /* steals */
+        }
+    }
+    for (Py_ssize_t i = 0; i < LG_BOUNDS && good; i++) {
+        char text[32];
+        lg_families_bound((uint32_t)i, text, sizeof(text));
+        PyObject *bound = PyUnicode_FromString(text);
+        good = bound != NULL;
+        if (good) {
+            PyTuple_SET_ITEM(bounds, i, bound);         /* steals */
+        }
+    }
+    if (!good || PyModule_AddIntConstant(module, "FIRST_ORIGINAL", LG_FIRST_ORIGINAL) < 0) {
+        Py_XDECREF(families);
+        Py_XDECREF(bounds);
+        return -1;
+    }
+    if (PyModule_AddObject(module, "FAMILIES", families) < 0) {         /* steals on success */
+        Py_DECREF(families);
+        Py_DECREF(bounds);
+        return -1;
+    }
+    if (PyModule_AddObject(module, "BOUNDS", bounds) < 0) {
+        Py_DECREF(bounds);
+        return -1;
+    }
+    return 0;
+}
+
+static int
 exec_module(PyObject *module)
 {
     static bool prepared;
@@ -379,9 +660,8 @@ exec_module(PyObject *module)
         return -1;
     }
     prepared = true;
-    PyObject *type = PyType_FromSpec(&reader_spec);     /* new reference, given to the module */
-    if (type == NULL || PyModule_AddObject(module, "Reader", type) < 0) {
-        Py_XDECREF(type);
+    if (add_type(module, "Reader", &reader_spec) < 0 ||
+        add_type(module, "Ledger", &ledger_spec) < 0 || add_families(module) < 0) {
         return -1;
     }
     return 0;

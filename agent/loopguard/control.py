@@ -60,6 +60,11 @@ def is_running() -> bool:
     return _state.config is not None
 
 
+def prometheus_enabled() -> bool:
+    """Whether the configuration in force asks for the original's metric names."""
+    return _state.config is not None and _state.config.prometheus_enabled
+
+
 def measured(
     app: ASGIApp, config: LoopGuardConfig | None = None, *, marks: bool = False
 ) -> ASGIApp:
