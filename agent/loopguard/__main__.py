@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from loopguard import autostart, launcher
+from loopguard import autostart, launcher, report
 
 _USAGE = """\
 usage: python -m loopguard run [options] -- uvicorn app:app --workers 2
-       python -m loopguard autostart on|off|status [--user]"""
-_PROGRAMS = {"run": launcher.main, "autostart": autostart.main}
+       python -m loopguard autostart on|off|status [--user]
+       python -m loopguard report PATH [-q]"""
+_PROGRAMS = {"run": launcher.main, "autostart": autostart.main, "report": report.main}
 
 
 def main(arguments: list[str]) -> int:
