@@ -12,6 +12,7 @@
 #include "agent.h"
 #include "answer.h"
 #include "asgi.h"
+#include "callwatch.h"
 #include "collect.h"
 #include "names.h"
 #include "pool.h"
@@ -359,7 +360,8 @@ exec_module(PyObject *module)
         mark_coroutine_function(agent.like_function) < 0 || lg_step_add_types(module, &agent) < 0 ||
         lg_asgi_add_types(module, &agent) < 0 || lg_task_add_types(module, &agent) < 0 ||
         lg_route_add_types(module, &agent) < 0 || lg_pool_add_types(module, &agent) < 0 ||
-        lg_select_add_types(module, &agent) < 0 || lg_answer_add_types(module, &agent) < 0) {
+        lg_select_add_types(module, &agent) < 0 || lg_callwatch_add_types(module) < 0 ||
+        lg_answer_add_types(module, &agent) < 0) {
         return -1;
     }
     if (PyModule_AddObjectRef(module, "Asgi", agent.asgi_type) < 0 ||
