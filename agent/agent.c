@@ -13,6 +13,7 @@
 #include "asgi.h"
 #include "charge.h"
 #include "collect.h"
+#include "cuts.h"
 #include "hooks.h"
 #include "names.h"
 #include "pool.h"
@@ -475,7 +476,7 @@ close_all(struct lg_agent *agent, bool keep)
     free(agent->cumulative_of);
     agent->cumulative_of = NULL;
     lg_owner_trim(agent);
-    lg_charge_trim(agent);
+    lg_cuts_trim(agent);
     Py_CLEAR(agent->all_tasks);
 }
 

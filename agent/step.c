@@ -13,6 +13,7 @@
 #include "charge.h"
 #include "names.h"
 #include "pycompat.h"
+#include "waited.h"
 #include "tell.h"
 
 struct timed {
@@ -183,8 +184,8 @@ enter(struct timed *self, struct running *r)
             lg_charge_open(loop, owner, +1);
         }
     }
-    if ((loop->waiters.stall_step | loop->waited_due.stall_step) != 0) {
-        lg_charge_waiter(loop, owner, now);
+    if (lg_waited_is_due(loop)) {
+        lg_waited_step(loop, owner, now);
     }
     lg_loop_publish(loop, owner, now,
                     owner->response_sent ? LG_LOOP_STEP | LG_LOOP_AFTER_RESPONSE : LG_LOOP_STEP);
