@@ -11,6 +11,7 @@
 
 #include "../common/lg_clock.h"
 #include "cuts.h"
+#include "slice.h"
 #include "task.h"
 #include "tell.h"
 #include "threshold.h"
@@ -130,6 +131,9 @@ charge_long(struct lg_loop *loop, struct lg_owner *owner, int32_t endpoint,
     uint64_t parts[LG_CAUSE_COUNT];
     uint64_t faults;
     uint32_t cause = measure(loop, s->wall_ns, &s->sums, s->gc_ns, parts, &faults);
+    if (agent->slices != NULL) {
+        lg_slice_parts(loop, s->wall_ns, parts);
+    }
     charge_counters(loop, owner, endpoint, s, parts[LG_CAUSE_CPU] + parts[LG_CAUSE_GC]);
     add_parts(loop, s->end_ns, parts);
     uint64_t threshold = lg_agent_threshold(agent, loop, endpoint);
@@ -307,6 +311,9 @@ lg_charge_gap(struct lg_loop *loop, uint64_t now_ns)
     uint64_t parts[LG_CAUSE_COUNT];
     uint64_t faults;
     uint32_t cause = measure(loop, wall, &loop->edge_sums, loop->edge_gc_ns, parts, &faults);
+    if (loop->agent->slices != NULL) {
+        lg_slice_parts(loop, wall, parts);
+    }
     for (int i = 0; i < LG_CAUSE_COUNT; i++) {
         lg_add_single(&loop->entry->parts_ns[i], parts[i]);
     }

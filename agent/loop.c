@@ -16,6 +16,7 @@
 #include "names.h"
 #include "pycompat.h"
 #include "select.h"
+#include "slice.h"
 #include "task.h"
 #include "tell.h"
 #include "threshold.h"
@@ -221,6 +222,7 @@ register_loop(struct lg_agent *agent, struct facts *facts)
     }
     lg_record_push(&agent->rec, LG_RING_EVENTS, now, LG_REC_LIFECYCLE, 0, 0, LG_LIFE_LOOP_ADDED, 0,
                    index, 0, 0);
+    lg_slice_loop_new(loop);
     return loop;
 }
 
@@ -418,6 +420,7 @@ lg_loop_close(struct lg_loop *loop)
     }
     lg_meter_close(&loop->meter);
     lg_tell_drop(&loop->untold);
+    lg_slice_loop_gone(loop);
     free(loop->cumulative);
     loop->cumulative = NULL;
     loop->running = NULL;
@@ -470,6 +473,7 @@ poll_leave(struct lg_calls *calls, uint64_t now_ns, int n_events)
 void
 lg_loop_poll_enter(struct lg_loop *loop, uint64_t now_ns)
 {
+    struct lg_agent *agent = loop->agent;
     if (!begin_edge(loop)) {
         return;
     }
@@ -483,6 +487,9 @@ lg_loop_poll_enter(struct lg_loop *loop, uint64_t now_ns)
     end_edge(loop);
     if (untold) {
         lg_tell_from_poll(loop);        /* not within the edge: it takes the GIL */
+    }
+    if (agent->slices != NULL && loop->used == LG_LOOP_USED) {
+        lg_slice_poll_enter(loop, now_ns);
     }
 }
 
@@ -542,6 +549,9 @@ lg_loop_poll_leave(struct lg_loop *loop, uint64_t now_ns)
     if (begin_edge(loop)) {
         wake_up(loop, now_ns);
         end_edge(loop);
+        if (loop->agent->slices != NULL) {
+            lg_slice_poll_leave(loop, now_ns);
+        }
     }
 }
 

@@ -17,6 +17,7 @@
 #include "agent.h"
 #include "pool.h"
 #include "sample.h"
+#include "slice.h"
 #include "stall.h"
 #include "tasks_seen.h"
 #include "threshold.h"
@@ -175,7 +176,8 @@ run(void *arg)
             lg_add_single(&agent->rec.seg.self->watchdog_misses, 1);
         }
         tick(w, now);
-        when = now + (now - w->last_active_ns > QUIET_AFTER_NS ? SLOW_TICK_NS : fast);
+        bool quiet = now - w->last_active_ns > QUIET_AFTER_NS;
+        when = now + lg_slice_tick_ns(agent, quiet ? SLOW_TICK_NS : fast, quiet);
     }
     tick(w, lg_now_ns());
     return NULL;
@@ -228,6 +230,9 @@ tick(struct lg_watchdog *w, uint64_t now_ns)
         /* Pairs with the release at the end of a loop's registration. */
         if (lg_load32_acquire(&loop->used) == LG_LOOP_USED) {
             look(w, loop, now_ns);
+            if (agent->slices != NULL) {
+                lg_slice_watch(w->sampler, loop, now_ns);
+            }
         }
     }
     lg_add_single(&agent->rec.seg.self->watchdog_ticks, 1);
