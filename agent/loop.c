@@ -3,6 +3,7 @@
  */
 #include "loop.h"
 
+#include <frameobject.h>
 #include <linux/membarrier.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -35,6 +36,7 @@ struct facts {
 static struct lg_loop *register_loop(struct lg_agent *agent, struct facts *facts);
 static void gather_facts(struct facts *facts, PyObject *py_loop);
 static void drop_facts(struct facts *facts);
+static void leave_coroutines(struct lg_pystack_sample *base);
 static void install_factories(struct lg_agent *agent, struct lg_loop *loop, PyObject *py_loop);
 static struct lg_loop *free_slot(struct lg_agent *agent);
 static uint64_t slow_ns(uint64_t threshold_ns);
@@ -179,6 +181,7 @@ register_loop(struct lg_agent *agent, struct facts *facts)
     else if (lg_pystack_capture_own(agent->pystack, &loop->thread, &loop->base) != 0) {
         loop->base.depth = 0;
     }
+    leave_coroutines(&loop->base);
     char name[64] = "";
     if (pthread_getname_np(pthread_self(), name, sizeof(name)) == 0) {
         loop->thread_name = lg_record_string(&agent->rec, name, strlen(name), LG_TRY);
@@ -224,6 +227,31 @@ register_loop(struct lg_agent *agent, struct facts *facts)
                    index, 0, 0);
     lg_slice_loop_new(loop);
     return loop;
+}
+
+/* The loop is met within a coroutine, most often: that one, and what it called,
+ * is no part of the loop's own frames. */
+static void
+leave_coroutines(struct lg_pystack_sample *base)
+{
+    uint32_t inside = 0;                /* frames of the coroutine, and those within it */
+    uint32_t at = 0;
+    PyFrameObject *frame = PyEval_GetFrame();           /* borrowed */
+    Py_XINCREF(frame);
+    while (frame != NULL && at < base->depth) {
+        PyCodeObject *code = PyFrame_GetCode(frame);
+        at++;
+        if (code->co_flags & (CO_COROUTINE | CO_ITERABLE_COROUTINE | CO_ASYNC_GENERATOR)) {
+            inside = at;
+        }
+        Py_DECREF(code);
+        PyFrameObject *outer = PyFrame_GetBack(frame);
+        Py_DECREF(frame);
+        frame = outer;
+    }
+    Py_XDECREF(frame);
+    base->depth -= inside;
+    memmove(base->frames, base->frames + inside, base->depth * sizeof(base->frames[0]));
 }
 
 static void
