@@ -226,24 +226,24 @@ agent_pool_submit(PyObject *module, PyObject *args)
 static PyObject *
 agent_slice_arm(PyObject *module, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"threshold_ns",
-                            "sampling",
-                            "arm_after_ns",
-                            "interval_ns",
-                            "idle_ns",
-                            "max_samples",
-                            "sample_depth",
-                            "event_depth",
-                            "receive",
-                            "capture",
-                            "violation",
-                            "raising",
-                            NULL};
+    static char *keywords[] = {"threshold_ns",
+                               "sampling",
+                               "arm_after_ns",
+                               "interval_ns",
+                               "idle_ns",
+                               "max_samples",
+                               "sample_depth",
+                               "event_depth",
+                               "receive",
+                               "capture",
+                               "violation",
+                               "raising",
+                               NULL};
     (void)module;
     struct lg_slice_options o;
     unsigned long long threshold, arm_after, interval, idle;
     int sampling;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$KpKKKIIIOOOO:slice_arm", names, &threshold,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$KpKKKIIIOOOO:slice_arm", keywords, &threshold,
                                      &sampling, &arm_after, &interval, &idle, &o.max_samples,
                                      &o.sample_depth, &o.event_depth, &o.receive, &o.capture,
                                      &o.violation, &o.raising)) {
