@@ -43,6 +43,7 @@ class _Patch:
 
 
 _hooks = ImportHooks()
+_adopted: list[ImportHooks] = []
 _patches: list[_Patch] = []
 # application -> (attribute, id of what we put there). Weak: an application is
 # not kept alive by being measured.
@@ -60,6 +61,12 @@ def when_imported(name: str, patch: Callable[[ModuleType], None]) -> None:
     _hooks.when_imported(name, patch)
 
 
+def adopt(hooks: ImportHooks) -> None:
+    """Lets `undo` also clear `hooks`, which wait since before the package was imported."""
+    if hooks not in _adopted:
+        _adopted.append(hooks)
+
+
 def replace(owner: Any, name: str, replacement: Any) -> None:
     """Sets `owner.name`, of a class or a module, until `undo`."""
     own = vars(owner)
@@ -73,27 +80,24 @@ def shadow(instance: Any, name: str, replacement: Any) -> None:
     _instances[instance] = (name, id(replacement))
 
 
-def restore(owner: Any, name: str) -> bool:
-    """Undoes one `replace`. False: others have patched it since, and it is left."""
-    for at, patch in enumerate(_patches):
-        if patch.owner is owner and patch.name == name:
-            del _patches[at]
-            return _put_back(patch)
-    return True
-
-
 def undo() -> list[str]:
     """Puts everything back, last first.
 
     Returns:
         Names of attributes that others have patched since; those are left.
     """
-    _hooks.clear()
+    for hooks in (_hooks, *_adopted):
+        hooks.clear()
+    _adopted.clear()
     left = []
     while _patches:
         patch = _patches.pop()
-        if not _put_back(patch):
+        if vars(patch.owner).get(patch.name) is not patch.replacement:
             left.append(_name(patch))
+        elif patch.had_own:
+            setattr(patch.owner, patch.name, patch.original)
+        else:
+            delattr(patch.owner, patch.name)
     for instance, (name, ours) in list(_instances.items()):
         if id(vars(instance).get(name)) == ours:
             delattr(instance, name)
@@ -101,16 +105,6 @@ def undo() -> list[str]:
             left.append(f"{type(instance).__qualname__}.{name} of one application")
     _instances.clear()
     return left
-
-
-def _put_back(patch: _Patch) -> bool:
-    if vars(patch.owner).get(patch.name) is not patch.replacement:
-        return False
-    if patch.had_own:
-        setattr(patch.owner, patch.name, patch.original)
-    else:
-        delattr(patch.owner, patch.name)
-    return True
 
 
 def names() -> tuple[str, ...]:

@@ -17,22 +17,22 @@ from typing import Any
 from loopguard import control, patches
 from loopguard.asgi_types import ASGIApp
 from loopguard.config import LoopGuardConfig
+from loopguard.imports import ImportHooks
 
 _log = logging.getLogger("loopguard")
 
 
-def hook(first: ModuleType) -> None:
-    """Wraps every server that we know, now or once it is imported.
+def hook(module: ModuleType, waiting: ImportHooks) -> None:
+    """Wraps one of the servers that we know, right after its code has run.
 
-    Called from the start-up file, in the middle of the import of `first`: its
-    code has run, but the import system does not call it imported yet.
-    `loopguard.stop` undoes all of it.
+    `loopguard.stop` undoes it, and lets go of what is still waited for.
+
+    Args:
+        module: one of those that `loopguard.startup` waits for.
+        waiting: what it waits with.
     """
-    for name, wrap in _SERVERS.items():
-        if name == first.__name__:
-            wrap(first)
-        else:
-            patches.when_imported(name, wrap)
+    patches.adopt(waiting)
+    _SERVERS[module.__name__](module)
 
 
 def _measured(app: ASGIApp) -> ASGIApp:
@@ -112,6 +112,7 @@ def _fastapi(module: ModuleType) -> None:
         _replace(module.FastAPI, "build_middleware_stack", _result)
 
 
+# the same names as in startup.py, which may not import this file
 _SERVERS: dict[str, Callable[[ModuleType], None]] = {
     "uvicorn.config": _uvicorn,
     "hypercorn.app_wrappers": _hypercorn,

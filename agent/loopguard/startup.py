@@ -22,6 +22,7 @@ _TRIGGERS = (
     "gunicorn.workers.gasgi",
     "granian.asgi",
     "starlette.applications",
+    "fastapi.applications",
 )
 _IMPORTS = "_loopguard_imports"  # in sys.modules: this process is armed
 
@@ -34,10 +35,9 @@ def arm() -> None:
     waiting = _load_imports().ImportHooks()
 
     def server_was_imported(module: ModuleType) -> None:
-        waiting.clear()
         from loopguard import servers  # noqa: PLC0415 - the point of waiting
 
-        servers.hook(module)
+        servers.hook(module, waiting)
 
     for name in _TRIGGERS:
         waiting.when_imported(name, server_was_imported)
