@@ -19,8 +19,8 @@ endif
 C_FILES = $(shell git ls-files '*.c' '*.h')
 
 .DEFAULT_GOAL := build
-.PHONY: help build setup demo test test-all units asan ubsan tsan valgrind bench cases format \
-        check dist wheel clean
+.PHONY: help build setup demo test test-all units asan ubsan tsan valgrind bench cases matrix \
+        format check dist wheel clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -75,6 +75,9 @@ bench: build  ## what loopguard costs, beside no agent and beside its peers, as 
 cases: test-tools  ## the situations that must be told right, on real workers, as a table
 	@$(VENV)/bin/python tests/system/cases.py $(ARGS)
 
+matrix: test-tools  ## applications with and without loopguard on the oldest to the newest FastAPI
+	@LOOPGUARD_TEST_MATRIX=1 $(VENV)/bin/python -m pytest tests/system/test_frameworks.py $(PYTEST)
+
 format:  ## lay out C and Python the way CONTRIBUTING.md says
 	@tools/setup.sh build
 	@tools/venv.sh $(VENV) $(PYTHON) check
@@ -82,7 +85,7 @@ format:  ## lay out C and Python the way CONTRIBUTING.md says
 	@$(VENV)/bin/ruff format --quiet .
 	@$(VENV)/bin/ruff check --quiet --fix-only .
 
-check: test-tools  ## clang-format, clang-tidy, ruff, mypy --strict, stubtest; changes nothing
+check: test-tools  ## clang-format, clang-tidy, ruff, mypy --strict, pyright, stubtest; changes nothing
 	@tools/setup.sh check
 	@tools/venv.sh $(VENV) $(PYTHON) check
 	@BUILD_ONLY=yes tools/units.sh unit
