@@ -34,6 +34,16 @@ tidy() {
 check "ruff check" "$venv/bin/ruff" check --quiet .
 check "ruff format" "$venv/bin/ruff" format --quiet --diff .
 check "mypy --strict" "$venv/bin/mypy" --strict
+check "mypy --strict, an application" "$venv/bin/mypy" --strict tests/typing
 check stubtest env MYPYPATH=agent "$venv/bin/stubtest" --concise loopguard._agent \
     loopguard._segment
+
+# pyright comes from PyPI without its JavaScript, and fetches that when first run.
+export PATH="$PWD/$venv/bin:$PATH" PYRIGHT_PYTHON_IGNORE_WARNINGS=1
+if "$venv/bin/pyright" --version >/dev/null 2>&1; then
+    check pyright "$venv/bin/pyright"
+    check "pyright, public names" "$venv/bin/pyright" --ignoreexternal --verifytypes loopguard
+else
+    say "pyright: SKIPPED, it could not be fetched"
+fi
 exit $status

@@ -512,7 +512,8 @@ def _parse_thresholds(text: str) -> dict[str, float]:
 
 
 _DAY_MS = 86_400_000.0
-check_ms = _MS = _number(0, _DAY_MS, above=True)
+_MS = _number(0, _DAY_MS, above=True)
+check_ms: Callable[[str, Any], Any] = _MS
 _SWITCH = _Rule(_bool, _parse_bool)
 _DURATION = _Rule(_MS, float)
 

@@ -30,7 +30,7 @@ class LoopGuardMiddleware:
 
     def __init__(self, app: ASGIApp, config: LoopGuardConfig | None = None) -> None:
         self.app = app
-        self.config = LoopGuardConfig() if config is None else config
+        self.config: LoopGuardConfig = LoopGuardConfig() if config is None else config
         self._next = (
             control.measured(app, self.config, marks=True) if control.start(self.config) else app
         )

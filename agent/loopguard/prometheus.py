@@ -48,11 +48,11 @@ try:
     from prometheus_client.metrics_core import Metric
     from prometheus_client.registry import Collector
     from prometheus_client.samples import Sample
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         "loopguard.prometheus needs prometheus_client; install it with: "
         "pip install prometheus-client"
-    ) from error
+    ) from _error
 
 __all__ = [
     "CONTENT_TYPE",
