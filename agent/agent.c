@@ -13,12 +13,14 @@
 #include "asgi.h"
 #include "charge.h"
 #include "collect.h"
+#include "cuts.h"
 #include "hooks.h"
 #include "names.h"
 #include "pool.h"
 #include "pycompat.h"
 #include "select.h"
 #include "settings.h"
+#include "slice.h"
 #include "step.h"
 #include "task.h"
 #include "tasks_seen.h"
@@ -429,6 +431,7 @@ close_all(struct lg_agent *agent, bool keep)
     uint32_t endpoints = agent->rec.seg.endpoint_count;
     agent->state = LG_AGENT_IDLE;
     agent->epoch++;
+    lg_slice_stop(agent);
     for (int i = 0; i < LG_LOOPS; i++) {
         if (agent->loops[i].used == LG_LOOP_USED) {
             bool comes_by = &agent->loops[i] != own && lg_loop_has_thread(&agent->loops[i]);
@@ -475,7 +478,7 @@ close_all(struct lg_agent *agent, bool keep)
     free(agent->cumulative_of);
     agent->cumulative_of = NULL;
     lg_owner_trim(agent);
-    lg_charge_trim(agent);
+    lg_cuts_trim(agent);
     Py_CLEAR(agent->all_tasks);
 }
 
@@ -521,6 +524,7 @@ lg_agent_forked(struct lg_agent *agent)
         return;
     }
     lg_calls_attach(NULL);
+    lg_slice_forked(agent);
     for (int i = 0; i < LG_LOOPS; i++) {
         struct lg_loop *loop = &agent->loops[i];
         if (loop->used == LG_LOOP_USED) {

@@ -44,6 +44,9 @@ enum lg_feature_index {
         LG_FEATURE_COUNT,
 };
 
+struct lg_audit;
+struct lg_slices;
+
 struct lg_feature_note {                /* kept here too: there may be no segment yet */
     bool known;
     bool on;
@@ -111,6 +114,10 @@ struct lg_agent {
     bool paused; /* requests that begin now pass bare */
     uint64_t paused_ns; /* the last pause, LG_NONE = none was; any thread reads it */
     uint64_t resumed_ns; /* its end, LG_NONE = not yet */
+    struct lg_slices *slices; /* NULL = not armed, see slice.h */
+    struct lg_slices *slice_rooms; /* the same memory, kept; NULL = never armed */
+    struct lg_audit *audit; /* NULL = no audit hook, see audit.h */
+    PyObject *wrapped_type;
     struct lg_names *names; /* interned Python strings, see names.h */
 };
 

@@ -94,4 +94,12 @@ uint32_t lg_cause_decide(const struct lg_stretch *s, uint64_t parts_ns[LG_CAUSE_
  * run queue and the GIL are others'. */
 uint64_t lg_cause_own_ns(const uint64_t parts_ns[LG_CAUSE_COUNT]);
 
+static inline void
+lg_cause_add(uint64_t sum_ns[LG_CAUSE_COUNT], const uint64_t parts_ns[LG_CAUSE_COUNT])
+{
+    for (int i = 0; i < LG_CAUSE_COUNT; i++) {
+        sum_ns[i] += parts_ns[i];
+    }
+}
+
 #endif

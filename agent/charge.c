@@ -10,10 +10,12 @@
 #include <string.h>
 
 #include "../common/lg_clock.h"
-#include "cumulative.h"
+#include "cuts.h"
+#include "slice.h"
 #include "task.h"
 #include "tell.h"
 #include "threshold.h"
+#include "waited.h"
 
 #define LG_AFTERWARDS_NS (5 * LG_NS_PER_MS)
 #define UNNAMED_STEPS_TOLD 64u
@@ -43,35 +45,8 @@ static void add_parts(struct lg_loop *loop, uint64_t end_ns, const uint64_t *par
 static struct lg_note *begin_note(struct lg_loop *loop, struct lg_note *spare);
 static void end_note(struct lg_loop *loop, struct lg_note *note, const struct lg_note *spare);
 static void note_call(struct lg_loop *loop, struct lg_note *note, uint64_t start_ns);
-static void begin_waiters(struct lg_loop *loop, const struct lg_owner *guilty, uint32_t endpoint,
-                          uint64_t step, uint64_t start_ns, uint64_t end_ns);
-static void add_waiter(struct lg_waited_note *f, uint32_t endpoint, uint64_t ns);
-static void rename_waiter(struct lg_waited_note *f, const struct lg_owner *owner);
-static void end_waiters(struct lg_loop *loop);
-static void count_waited(struct lg_loop *loop);
 static void charge_unnamed(struct lg_loop *loop, struct lg_owner *owner, uint64_t now_ns);
 static void charge_unnamed_steps(struct lg_recorder *rec, struct lg_owner *owner, uint64_t now_ns);
-static void cumulative_step(struct lg_loop *loop, struct lg_owner *owner, int32_t endpoint,
-                            uint64_t end_ns, uint64_t ns, const uint64_t *parts_ns);
-static void cumulative_wide(struct lg_loop *loop, uint32_t endpoint, uint64_t end_ns, uint64_t ns,
-                            const uint64_t *parts_ns);
-static void forget_unless_open(struct lg_cumulative *c);
-static void count_cumulative(struct lg_recorder *rec, uint32_t endpoint);
-static uint32_t shown(int32_t endpoint);
-static void add_to_parts(uint64_t sum_ns[LG_CAUSE_COUNT], const uint64_t *parts_ns);
-static enum lg_cumulative_result cumulative_add(struct lg_loop *loop, struct lg_cumulative *c,
-                                                uint32_t endpoint, uint32_t request_id,
-                                                uint64_t end_ns, uint64_t ns,
-                                                const uint64_t *parts_ns);
-static void cumulative_note(struct lg_loop *loop, const struct lg_cumulative *c, uint32_t endpoint,
-                            uint32_t request_id, bool finished);
-static void tell_cumulative(struct lg_loop *loop, struct lg_owner *owner,
-                            const struct lg_cumulative *c, int32_t endpoint, uint32_t request_id);
-static void describe_cumulative(const struct lg_loop *loop, const struct lg_cumulative *c,
-                                uint32_t endpoint, uint32_t request_id, bool finished,
-                                struct lg_note *note);
-static uint32_t scale_parts(const struct lg_cumulative *c, uint64_t parts_ns[LG_CAUSE_COUNT]);
-static struct lg_cumulative *cumulative_new(struct lg_agent *agent);
 
 /* ---- a step ------------------------------------------------------------ */
 
@@ -156,6 +131,9 @@ charge_long(struct lg_loop *loop, struct lg_owner *owner, int32_t endpoint,
     uint64_t parts[LG_CAUSE_COUNT];
     uint64_t faults;
     uint32_t cause = measure(loop, s->wall_ns, &s->sums, s->gc_ns, parts, &faults);
+    if (agent->slices != NULL) {
+        lg_slice_parts(loop, s->wall_ns, parts);
+    }
     charge_counters(loop, owner, endpoint, s, parts[LG_CAUSE_CPU] + parts[LG_CAUSE_GC]);
     add_parts(loop, s->end_ns, parts);
     uint64_t threshold = lg_agent_threshold(agent, loop, endpoint);
@@ -164,7 +142,7 @@ charge_long(struct lg_loop *loop, struct lg_owner *owner, int32_t endpoint,
             lg_threshold_add(loop->threshold, s->wall_ns);
         }
         if (s->wall_ns >= agent->settings.config.cumulative_min_step_ns) {
-            cumulative_step(loop, owner, endpoint, s->end_ns, s->wall_ns, parts);
+            lg_cuts_step(loop, owner, endpoint, s->end_ns, s->wall_ns, parts);
         }
         return;
     }
@@ -173,7 +151,7 @@ charge_long(struct lg_loop *loop, struct lg_owner *owner, int32_t endpoint,
     if (endpoint < 0 && !blame.elsewhere) {
         owner->unnamed_stalls++;
         owner->unnamed_block_ns += s->wall_ns;
-        add_to_parts(owner->unnamed_parts_ns, parts);
+        lg_cause_add(owner->unnamed_parts_ns, parts);
     }
     else {
         count_block(loop, blame.endpoint, s->end_ns, s->wall_ns, parts);
@@ -208,7 +186,7 @@ charge_long(struct lg_loop *loop, struct lg_owner *owner, int32_t endpoint,
         end_note(loop, note, &spare);
         lg_tell_later(loop, owner, endpoint, note);
     }
-    begin_waiters(loop, owner, blame.endpoint, loop->step_number, s->start_ns, s->end_ns);
+    lg_waited_begin(loop, owner, blame.endpoint, loop->step_number, s->start_ns, s->end_ns);
 }
 
 /* Reads the thread's clocks and splits the stretch that ends now. */
@@ -333,6 +311,9 @@ lg_charge_gap(struct lg_loop *loop, uint64_t now_ns)
     uint64_t parts[LG_CAUSE_COUNT];
     uint64_t faults;
     uint32_t cause = measure(loop, wall, &loop->edge_sums, loop->edge_gc_ns, parts, &faults);
+    if (loop->agent->slices != NULL) {
+        lg_slice_parts(loop, wall, parts);
+    }
     for (int i = 0; i < LG_CAUSE_COUNT; i++) {
         lg_add_single(&loop->entry->parts_ns[i], parts[i]);
     }
@@ -361,7 +342,7 @@ lg_charge_gap(struct lg_loop *loop, uint64_t now_ns)
     note_call(loop, note, loop->edge_ns);
     end_note(loop, note, &spare);
     lg_tell_later(loop, NULL, -1, note);
-    begin_waiters(loop, NULL, note->endpoint, loop->edge_ns, loop->edge_ns, now_ns);
+    lg_waited_begin(loop, NULL, note->endpoint, loop->edge_ns, loop->edge_ns, now_ns);
 }
 
 void
@@ -419,12 +400,10 @@ lg_charge_iteration(struct lg_loop *loop, uint64_t now_ns)
             lg_tell_later(loop, NULL, -1, note);
         }
     }
-    if (loop->waiters.stall_step != 0 && loop->iteration > loop->waiters.last_iteration) {
-        end_waiters(loop);
-    }
+    lg_waited_iteration(loop);
 }
 
-/* ---- who waited -------------------------------------------------------- */
+/* ---- requests open ----------------------------------------------------- */
 
 void
 lg_charge_open(struct lg_loop *loop, struct lg_owner *owner, int change)
@@ -435,113 +414,6 @@ lg_charge_open(struct lg_loop *loop, struct lg_owner *owner, int change)
     if (change < 0) {
         lg_add_single(&loop->entry->requests, 1);
     }
-}
-
-/* The rest of this iteration and the next one run those who waited. */
-static void
-begin_waiters(struct lg_loop *loop, const struct lg_owner *guilty, uint32_t endpoint, uint64_t step,
-              uint64_t start_ns, uint64_t end_ns)
-{
-    struct lg_waiters *w = &loop->waiters;
-    if (w->stall_step != 0) {
-        end_waiters(loop);
-    }
-    memset(w, 0, sizeof(*w));
-    w->stall_step = step;
-    w->start_ns = start_ns;
-    w->end_ns = end_ns;
-    w->endpoint = endpoint;
-    w->guilty = guilty;
-    w->last_iteration = loop->iteration + 1;
-}
-
-void
-lg_charge_waiter(struct lg_loop *loop, struct lg_owner *owner, uint64_t now_ns)
-{
-    struct lg_waiters *w = &loop->waiters;
-    if (loop->waited_due.stall_step != 0) {
-        count_waited(loop);
-    }
-    if (w->stall_step == 0) {
-        return;
-    }
-    if (!loop->has_edges && now_ns - w->end_ns > 100 * LG_NS_PER_MS) {
-        end_waiters(loop);              /* no iterations are seen: a short while stands for one */
-        return;
-    }
-    if (owner == w->guilty || owner->waited_step == w->stall_step || owner->start_ns >= w->end_ns ||
-        (owner->kind != LG_KIND_REQUEST && owner->kind != LG_KIND_WEBSOCKET)) {
-        return;
-    }
-    owner->waited_step = w->stall_step;
-    uint64_t from = owner->start_ns > w->start_ns ? owner->start_ns : w->start_ns;
-    uint64_t ns = now_ns - from;
-    struct lg_waited_note *f = &w->found;
-    f->requests++;
-    f->sum_ns += ns;
-    if (ns > f->longest_ns) {
-        f->longest_ns = ns;
-    }
-    owner->waited_ns = ns;
-    add_waiter(f, shown(owner->endpoint), ns);
-}
-
-static void
-add_waiter(struct lg_waited_note *f, uint32_t endpoint, uint64_t ns)
-{
-    for (int i = 0; i < LG_WAITED_ENDPOINTS; i++) {
-        if (f->by[i].requests == 0 || f->by[i].endpoint == endpoint) {
-            f->by[i].endpoint = endpoint;
-            f->by[i].requests++;
-            f->by[i].ns += ns;
-            break;
-        }
-    }
-}
-
-/* It was counted under "(other)" a moment ago: requests that arrive during a
- * stall begin without a name. */
-static void
-rename_waiter(struct lg_waited_note *f, const struct lg_owner *owner)
-{
-    for (int i = 0; i < LG_WAITED_ENDPOINTS; i++) {
-        if (f->by[i].requests != 0 && f->by[i].endpoint == LG_ENDPOINT_OTHER) {
-            f->by[i].requests--;
-            f->by[i].ns -= owner->waited_ns;
-            add_waiter(f, (uint32_t)owner->endpoint, owner->waited_ns);
-            break;
-        }
-    }
-}
-
-/* With or without the GIL: the note goes out, the counters wait for the GIL. */
-static void
-end_waiters(struct lg_loop *loop)
-{
-    struct lg_waiters *w = &loop->waiters;
-    if (w->found.requests != 0) {
-        struct lg_note *note = lg_note_begin(&loop->notes);
-        if (note != NULL) {
-            note->kind = LG_NOTE_WAITED;
-            note->step = w->stall_step;
-            note->start_ns = w->start_ns;
-            note->waited = w->found;
-            lg_note_publish(&loop->notes);
-        }
-        loop->waited_due = *w;
-    }
-    w->stall_step = 0;
-}
-
-static void
-count_waited(struct lg_loop *loop)
-{
-    struct lg_waiters *w = &loop->waited_due;
-    if (w->endpoint != LG_ENDPOINT_LOOP) {
-        lg_record_waited(&loop->agent->rec, w->endpoint, w->end_ns, w->found.requests,
-                         w->found.sum_ns);
-    }
-    w->stall_step = 0;
 }
 
 /* ---- phases of an owner ------------------------------------------------ */
@@ -603,8 +475,8 @@ void
 lg_charge_named(struct lg_owner *owner)
 {
     struct lg_loop *loop = owner->loop;
-    if (owner->waited_step != 0 && loop != NULL && loop->waiters.stall_step == owner->waited_step) {
-        rename_waiter(&loop->waiters.found, owner);
+    if (loop != NULL) {
+        lg_waited_named(loop, owner);
     }
     if (owner->unnamed_steps != 0) {    /* as nearly none has: routing is in the first step */
         charge_unnamed(loop, owner, lg_now_ns());
@@ -624,16 +496,7 @@ charge_unnamed(struct lg_loop *loop, struct lg_owner *owner, uint64_t now_ns)
         lg_record_block(rec, endpoint, now_ns, owner->unnamed_block_ns, owner->unnamed_parts_ns);
         lg_add_single(&rec->seg.endpoints[endpoint].blocks, owner->unnamed_stalls - 1);
     }
-    for (; owner->unnamed_cumulative > 0; owner->unnamed_cumulative--) {
-        count_cumulative(rec, endpoint);
-        owner->unnamed_stalls++;
-    }
-    for (uint32_t n = owner->unnamed_cuts; n > 0 && loop != NULL; n--) {
-        cumulative_wide(loop, endpoint, now_ns, owner->unnamed_cut_ns / owner->unnamed_cuts,
-                        owner->unnamed_cut_parts_ns);
-        memset(owner->unnamed_cut_parts_ns, 0, sizeof(owner->unnamed_cut_parts_ns));
-    }
-    owner->unnamed_cuts = 0;
+    owner->unnamed_stalls += lg_cuts_named(loop, owner, now_ns);
     if (owner->unnamed_stalls != 0 && loop != NULL) {
         struct lg_note *note = lg_note_begin(&loop->notes);
         if (note != NULL) {
@@ -678,246 +541,7 @@ lg_charge_finished(struct lg_owner *owner, uint64_t now_ns)
         lg_charge_open(loop, owner, -1);
         struct lg_loop_second add = {.requests = 1};
         lg_record_loop_second(&owner->agent->rec, loop->index, now_ns, &add, loop->open_requests);
-        if (loop->waited_due.stall_step != 0) {
-            count_waited(loop);
-        }
+        lg_waited_count(loop);
     }
-    struct lg_cumulative *c = owner->cumulative;
-    if (c != NULL) {
-        if (c->open && loop != NULL) {
-            cumulative_note(loop, c, shown(owner->endpoint), owner->id, true);
-        }
-        c->next_free = owner->agent->free_cumulative;
-        owner->agent->free_cumulative = c;
-        owner->cumulative = NULL;
-    }
-}
-
-/* ---- many short steps -------------------------------------------------- */
-
-/* A request's own window tells before its endpoint's, and that before the
- * loop's; time told by one is not told again by the wider ones. A request
- * without a name yet waits with its endpoint's. */
-static void
-cumulative_step(struct lg_loop *loop, struct lg_owner *owner, int32_t endpoint, uint64_t end_ns,
-                uint64_t ns, const uint64_t *parts_ns)
-{
-    struct lg_agent *agent = loop->agent;
-    if (agent->settings.config.cumulative_threshold_ns == 0) {
-        return;
-    }
-    if (owner->cumulative == NULL && owner->kind != LG_KIND_TASK) {
-        owner->cumulative = cumulative_new(agent);
-    }
-    enum lg_cumulative_result own = owner->cumulative == NULL
-                                        ? LG_CUMULATIVE_BELOW
-                                        : cumulative_add(loop, owner->cumulative, shown(endpoint),
-                                                         owner->id, end_ns, ns, parts_ns);
-    if (own == LG_CUMULATIVE_OPENED) {
-        owner->blocks++;
-        owner->blocked_ns += owner->cumulative->total_ns;
-        tell_cumulative(loop, owner, owner->cumulative, endpoint, owner->id);
-    }
-    else if (own == LG_CUMULATIVE_GREW) {
-        owner->blocked_ns += ns;
-    }
-    if (own == LG_CUMULATIVE_OPENED && endpoint >= 0) {
-        count_cumulative(&agent->rec, (uint32_t)endpoint);
-    }
-    else if (own == LG_CUMULATIVE_OPENED) {
-        owner->unnamed_cumulative++;
-    }
-    if (own == LG_CUMULATIVE_OPENED || own == LG_CUMULATIVE_GREW) {
-        owner->unnamed_cuts = 0;
-        owner->unnamed_cut_ns = 0;
-        memset(owner->unnamed_cut_parts_ns, 0, sizeof(owner->unnamed_cut_parts_ns));
-        if (endpoint >= 0) {
-            forget_unless_open(agent->cumulative_of[endpoint]);
-        }
-        forget_unless_open(loop->cumulative);
-    }
-    else if (endpoint >= 0) {
-        cumulative_wide(loop, (uint32_t)endpoint, end_ns, ns, parts_ns);
-    }
-    else {
-        owner->unnamed_cuts++;
-        owner->unnamed_cut_ns += ns;
-        add_to_parts(owner->unnamed_cut_parts_ns, parts_ns);
-    }
-}
-
-/* The windows of the endpoint and of the loop. */
-static void
-cumulative_wide(struct lg_loop *loop, uint32_t endpoint, uint64_t end_ns, uint64_t ns,
-                const uint64_t *parts_ns)
-{
-    struct lg_agent *agent = loop->agent;
-    struct lg_cumulative **of_endpoint = &agent->cumulative_of[endpoint];
-    if (*of_endpoint == NULL) {
-        *of_endpoint = cumulative_new(agent);
-    }
-    if (loop->cumulative == NULL) {
-        loop->cumulative = cumulative_new(agent);
-    }
-    enum lg_cumulative_result result =
-        *of_endpoint == NULL
-            ? LG_CUMULATIVE_BELOW
-            : cumulative_add(loop, *of_endpoint, endpoint, 0, end_ns, ns, parts_ns);
-    if (result == LG_CUMULATIVE_OPENED) {
-        tell_cumulative(loop, NULL, *of_endpoint, (int32_t)endpoint, 0);
-        count_cumulative(&agent->rec, endpoint);
-    }
-    if (result == LG_CUMULATIVE_OPENED || result == LG_CUMULATIVE_GREW) {
-        forget_unless_open(loop->cumulative);
-    }
-    else if (loop->cumulative != NULL &&
-             cumulative_add(loop, loop->cumulative, LG_ENDPOINT_LOOP, 0, end_ns, ns, parts_ns) ==
-                 LG_CUMULATIVE_OPENED) {
-        tell_cumulative(loop, NULL, loop->cumulative, (int32_t)LG_ENDPOINT_LOOP, 0);
-    }
-}
-
-static void
-forget_unless_open(struct lg_cumulative *c)
-{
-    if (c != NULL && !c->open) {
-        lg_cumulative_reset(c);
-    }
-}
-
-static void
-count_cumulative(struct lg_recorder *rec, uint32_t endpoint)
-{
-    uint64_t *word = &rec->seg.endpoints[endpoint].cumulative_waited;
-    uint64_t v = lg_load_relaxed(word);
-    lg_store_relaxed(word, LG_PAIR(LG_LO(v) + 1, LG_HI(v)));
-}
-
-/* The row that stands for one without a name. */
-static uint32_t
-shown(int32_t endpoint)
-{
-    return endpoint < 0 ? LG_ENDPOINT_OTHER : (uint32_t)endpoint;
-}
-
-static void
-add_to_parts(uint64_t sum_ns[LG_CAUSE_COUNT], const uint64_t *parts_ns)
-{
-    for (int i = 0; i < LG_CAUSE_COUNT; i++) {
-        sum_ns[i] += parts_ns[i];
-    }
-}
-
-/* Adds a step to one window and tells when that makes, or ends, an event. */
-static enum lg_cumulative_result
-cumulative_add(struct lg_loop *loop, struct lg_cumulative *c, uint32_t endpoint,
-               uint32_t request_id, uint64_t end_ns, uint64_t ns, const uint64_t *parts_ns)
-{
-    const struct lg_config_info *config = &loop->agent->settings.config;
-    struct lg_cumulative ended;
-    enum lg_cumulative_result result = lg_cumulative_add(
-        c, config->cumulative_window_ns, config->cumulative_threshold_ns, end_ns, ns, &ended);
-    add_to_parts(c->parts_ns, parts_ns);
-    switch (result) {
-    case LG_CUMULATIVE_OPENED:
-        c->id = ++loop->agent->next_cumulative_id;
-        lg_add_single(&loop->entry->cumulative_events, 1);
-        cumulative_note(loop, c, endpoint, request_id, false);
-        break;
-    case LG_CUMULATIVE_GREW:
-        cumulative_note(loop, c, endpoint, request_id, false);
-        break;
-    case LG_CUMULATIVE_ENDED:
-        cumulative_note(loop, &ended, endpoint, request_id, true);
-        break;
-    case LG_CUMULATIVE_BELOW:
-        break;
-    }
-    return result;
-}
-
-static void
-cumulative_note(struct lg_loop *loop, const struct lg_cumulative *c, uint32_t endpoint,
-                uint32_t request_id, bool finished)
-{
-    struct lg_note *note = lg_note_begin(&loop->notes);
-    if (note == NULL) {
-        return;
-    }
-    describe_cumulative(loop, c, endpoint, request_id, finished, note);
-    lg_note_publish(&loop->notes);
-}
-
-/* Once for each window, when it opens. */
-static void
-tell_cumulative(struct lg_loop *loop, struct lg_owner *owner, const struct lg_cumulative *c,
-                int32_t endpoint, uint32_t request_id)
-{
-    if (lg_load32_relaxed(&loop->agent->is_heard)) {
-        struct lg_note note;
-        memset(&note, 0, sizeof(note));
-        describe_cumulative(loop, c, shown(endpoint), request_id, false, &note);
-        lg_tell_later(loop, owner, endpoint, &note);
-    }
-}
-
-static void
-describe_cumulative(const struct lg_loop *loop, const struct lg_cumulative *c, uint32_t endpoint,
-                    uint32_t request_id, bool finished, struct lg_note *note)
-{
-    note->kind = LG_NOTE_CUMULATIVE;
-    note->endpoint = endpoint;
-    note->request_id = request_id;
-    note->steps = c->total_steps;
-    note->finished = finished;
-    note->step = c->id;
-    note->start_ns = c->start_ns;
-    note->duration_ns = c->total_ns;
-    note->threshold_ns = loop->agent->settings.config.cumulative_threshold_ns;
-    note->open_requests = loop->open_requests;
-    note->cause = scale_parts(c, note->parts_ns);
-}
-
-/* The parts were summed since the window was last empty; time that has slid
- * out since took its share of each. Returns the largest. */
-static uint32_t
-scale_parts(const struct lg_cumulative *c, uint64_t parts_ns[LG_CAUSE_COUNT])
-{
-    uint64_t all = 0;
-    uint32_t largest = 0;
-    for (uint32_t i = 0; i < LG_CAUSE_COUNT; i++) {
-        all += c->parts_ns[i];
-        largest = c->parts_ns[i] > c->parts_ns[largest] ? i : largest;
-    }
-    uint64_t rest = c->total_ns;
-    for (uint32_t i = 0; i < LG_CAUSE_COUNT && all != 0; i++) {
-        parts_ns[i] = (uint64_t)((double)c->parts_ns[i] / (double)all * (double)c->total_ns);
-        rest -= parts_ns[i] < rest ? parts_ns[i] : rest;
-    }
-    parts_ns[largest] += rest;          /* what rounding left */
-    return largest == LG_CAUSE_OTHER ? LG_CAUSE_UNKNOWN : largest;
-}
-
-/* NULL when memory is out: then this window is not kept. */
-static struct lg_cumulative *
-cumulative_new(struct lg_agent *agent)
-{
-    struct lg_cumulative *c = agent->free_cumulative;
-    if (c == NULL) {
-        return calloc(1, sizeof(*c));
-    }
-    agent->free_cumulative = c->next_free;
-    lg_cumulative_reset(c);
-    c->next_free = NULL;
-    return c;
-}
-
-void
-lg_charge_trim(struct lg_agent *agent)
-{
-    while (agent->free_cumulative != NULL) {
-        struct lg_cumulative *c = agent->free_cumulative;
-        agent->free_cumulative = c->next_free;
-        free(c);
-    }
+    lg_cuts_finished(loop, owner);
 }

@@ -39,9 +39,6 @@ void lg_charge_iteration(struct lg_loop *loop, uint64_t now_ns);
 /* A request opens (+1) or ends (-1) on the loop. */
 void lg_charge_open(struct lg_loop *loop, struct lg_owner *owner, int change);
 
-/* A step begins while those who waited behind a stall are being counted. */
-void lg_charge_waiter(struct lg_loop *loop, struct lg_owner *owner, uint64_t now_ns);
-
 /* What the owner is blamed for so far: its blocks that were told, and its step
  * that runs in this thread when that has gone over the threshold already and
  * would be blamed on it. Reads the thread's clocks in that case only; changes
@@ -59,9 +56,7 @@ void lg_charge_response_sent(struct lg_owner *owner);
 /* The owner's endpoint has got its name: what it did before is charged. */
 void lg_charge_named(struct lg_owner *owner);
 
-/* Its request is over: an open cumulative window is closed and given back. */
+/* Its request is over. */
 void lg_charge_finished(struct lg_owner *owner, uint64_t now_ns);
-
-void lg_charge_trim(struct lg_agent *agent);
 
 #endif

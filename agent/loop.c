@@ -3,6 +3,7 @@
  */
 #include "loop.h"
 
+#include <frameobject.h>
 #include <linux/membarrier.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -16,6 +17,7 @@
 #include "names.h"
 #include "pycompat.h"
 #include "select.h"
+#include "slice.h"
 #include "task.h"
 #include "tell.h"
 #include "threshold.h"
@@ -34,6 +36,7 @@ struct facts {
 static struct lg_loop *register_loop(struct lg_agent *agent, struct facts *facts);
 static void gather_facts(struct facts *facts, PyObject *py_loop);
 static void drop_facts(struct facts *facts);
+static void leave_coroutines(struct lg_pystack_sample *base);
 static void install_factories(struct lg_agent *agent, struct lg_loop *loop, PyObject *py_loop);
 static struct lg_loop *free_slot(struct lg_agent *agent);
 static uint64_t slow_ns(uint64_t threshold_ns);
@@ -178,6 +181,7 @@ register_loop(struct lg_agent *agent, struct facts *facts)
     else if (lg_pystack_capture_own(agent->pystack, &loop->thread, &loop->base) != 0) {
         loop->base.depth = 0;
     }
+    leave_coroutines(&loop->base);
     char name[64] = "";
     if (pthread_getname_np(pthread_self(), name, sizeof(name)) == 0) {
         loop->thread_name = lg_record_string(&agent->rec, name, strlen(name), LG_TRY);
@@ -221,7 +225,33 @@ register_loop(struct lg_agent *agent, struct facts *facts)
     }
     lg_record_push(&agent->rec, LG_RING_EVENTS, now, LG_REC_LIFECYCLE, 0, 0, LG_LIFE_LOOP_ADDED, 0,
                    index, 0, 0);
+    lg_slice_loop_new(loop);
     return loop;
+}
+
+/* The loop is met within a coroutine, most often: that one, and what it called,
+ * is no part of the loop's own frames. */
+static void
+leave_coroutines(struct lg_pystack_sample *base)
+{
+    uint32_t inside = 0;                /* frames of the coroutine, and those within it */
+    uint32_t at = 0;
+    PyFrameObject *frame = PyEval_GetFrame();           /* borrowed */
+    Py_XINCREF(frame);
+    while (frame != NULL && at < base->depth) {
+        PyCodeObject *code = PyFrame_GetCode(frame);
+        at++;
+        if (code->co_flags & (CO_COROUTINE | CO_ITERABLE_COROUTINE | CO_ASYNC_GENERATOR)) {
+            inside = at;
+        }
+        Py_DECREF(code);
+        PyFrameObject *outer = PyFrame_GetBack(frame);
+        Py_DECREF(frame);
+        frame = outer;
+    }
+    Py_XDECREF(frame);
+    base->depth -= inside;
+    memmove(base->frames, base->frames + inside, base->depth * sizeof(base->frames[0]));
 }
 
 static void
@@ -418,6 +448,7 @@ lg_loop_close(struct lg_loop *loop)
     }
     lg_meter_close(&loop->meter);
     lg_tell_drop(&loop->untold);
+    lg_slice_loop_gone(loop);
     free(loop->cumulative);
     loop->cumulative = NULL;
     loop->running = NULL;
@@ -470,6 +501,7 @@ poll_leave(struct lg_calls *calls, uint64_t now_ns, int n_events)
 void
 lg_loop_poll_enter(struct lg_loop *loop, uint64_t now_ns)
 {
+    struct lg_agent *agent = loop->agent;
     if (!begin_edge(loop)) {
         return;
     }
@@ -483,6 +515,9 @@ lg_loop_poll_enter(struct lg_loop *loop, uint64_t now_ns)
     end_edge(loop);
     if (untold) {
         lg_tell_from_poll(loop);        /* not within the edge: it takes the GIL */
+    }
+    if (agent->slices != NULL && loop->used == LG_LOOP_USED) {
+        lg_slice_poll_enter(loop, now_ns);
     }
 }
 
@@ -542,6 +577,9 @@ lg_loop_poll_leave(struct lg_loop *loop, uint64_t now_ns)
     if (begin_edge(loop)) {
         wake_up(loop, now_ns);
         end_edge(loop);
+        if (loop->agent->slices != NULL) {
+            lg_slice_poll_leave(loop, now_ns);
+        }
     }
 }
 

@@ -121,7 +121,8 @@ struct lg_loop {
     /* The watchdog's, of the stall in progress. */
     uint64_t holder; /* 1 + endpoint whose thread held the GIL, 0 = none */
     struct lg_votes votes;
-    struct lg_glance glance;
+    struct lg_glance glance; /* the last one */
+    struct lg_glance deepest; /* of the request or endpoint seen last */
 
     /* Outlives a loop: the watchdog may be reading when the slot is used again. */
     struct lg_notes notes; /* to the watchdog */

@@ -12,12 +12,15 @@
 #include "agent.h"
 #include "answer.h"
 #include "asgi.h"
+#include "audit.h"
+#include "callwatch.h"
 #include "collect.h"
 #include "names.h"
 #include "pool.h"
 #include "pycompat.h"
 #include "requests.h"
 #include "select.h"
+#include "slice.h"
 #include "step.h"
 #include "task.h"
 #include "tell.h"
@@ -221,6 +224,112 @@ agent_pool_submit(PyObject *module, PyObject *args)
 }
 
 static PyObject *
+agent_slice_arm(PyObject *module, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"threshold_ns",
+                               "sampling",
+                               "arm_after_ns",
+                               "interval_ns",
+                               "idle_ns",
+                               "max_samples",
+                               "sample_depth",
+                               "event_depth",
+                               "receive",
+                               "capture",
+                               "violation",
+                               "raising",
+                               NULL};
+    (void)module;
+    struct lg_slice_options o;
+    unsigned long long threshold, arm_after, interval, idle;
+    int sampling;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$KpKKKIIIOOOO:slice_arm", keywords, &threshold,
+                                     &sampling, &arm_after, &interval, &idle, &o.max_samples,
+                                     &o.sample_depth, &o.event_depth, &o.receive, &o.capture,
+                                     &o.violation, &o.raising)) {
+        return NULL;
+    }
+    o.threshold_ns = threshold;
+    o.sampling = sampling;
+    o.arm_after_ns = arm_after;
+    o.interval_ns = interval;
+    o.idle_ns = idle;
+    if (lg_slice_arm(&agent, &o) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+agent_slice_disarm(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    lg_slice_disarm(&agent);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+agent_slice_is_armed(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    return PyBool_FromLong(agent.slices != NULL);
+}
+
+static PyObject *
+agent_slice_reset(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    lg_slice_reset(&agent);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+agent_slice_left(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    lg_slice_left(&agent);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+agent_slice_check(PyObject *module, PyObject *since_ns)
+{
+    (void)module;
+    unsigned long long since = PyLong_AsUnsignedLongLong(since_ns);
+    if (PyErr_Occurred() || lg_slice_check(&agent, since) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+agent_audit_watch(PyObject *module, PyObject *weights)
+{
+    (void)module;
+    if (lg_audit_watch(&agent, weights) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+agent_audit_wrap(PyObject *module, PyObject *args)
+{
+    (void)module;
+    PyObject *function;
+    PyObject *name;
+    int weight;
+    if (!PyArg_ParseTuple(args, "OUi:audit_wrap", &function, &name, &weight)) {
+        return NULL;
+    }
+    return lg_audit_wrap(&agent, function, name, weight);
+}
+
+static PyObject *
 agent_gc_event(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     (void)module;
@@ -271,6 +380,24 @@ static PyMethodDef methods[] = {
      PyDoc_STR("set_threshold(ns) -> int. Moves the threshold of all loops; the one before.")},
     {"pool_submit", agent_pool_submit, METH_VARARGS,
      PyDoc_STR("pool_submit(func, limit) -> callable that measures func in a pool thread.")},
+    {"slice_arm", (PyCFunction)(void *)agent_slice_arm, METH_VARARGS | METH_KEYWORDS,
+     PyDoc_STR("slice_arm(*, threshold_ns, sampling, arm_after_ns, interval_ns, idle_ns,\n"
+               "max_samples, sample_depth, event_depth, receive, capture, violation, raising)\n"
+               "-> None. Slices are told to `receive` from here on; see slice.h.")},
+    {"slice_disarm", agent_slice_disarm, METH_NOARGS,
+     PyDoc_STR("slice_disarm() -> None. Tells what this thread's slice holds; then none is.")},
+    {"slice_is_armed", agent_slice_is_armed, METH_NOARGS, PyDoc_STR("slice_is_armed() -> bool.")},
+    {"slice_reset", agent_slice_reset, METH_NOARGS,
+     PyDoc_STR("slice_reset() -> None. Forgets the calls of this thread's slice.")},
+    {"slice_left", agent_slice_left, METH_NOARGS,
+     PyDoc_STR("slice_left() -> None. This thread's loop is between two runs.")},
+    {"slice_check", agent_slice_check, METH_O,
+     PyDoc_STR("slice_check(since_ns) -> None. Raises the violation if the hooks saw a blocking\n"
+               "call of this slice since then, of the threshold's length.")},
+    {"audit_watch", agent_audit_watch, METH_O,
+     PyDoc_STR("audit_watch(weights) -> None. Names of audit events that are blocking calls.")},
+    {"audit_wrap", agent_audit_wrap, METH_VARARGS,
+     PyDoc_STR("audit_wrap(function, name, weight) -> the function, told as a blocking call.")},
     {"_at_exit", agent_at_exit, METH_NOARGS, NULL},
     {"_gc_event", (PyCFunction)(void *)agent_gc_event, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
@@ -359,7 +486,8 @@ exec_module(PyObject *module)
         mark_coroutine_function(agent.like_function) < 0 || lg_step_add_types(module, &agent) < 0 ||
         lg_asgi_add_types(module, &agent) < 0 || lg_task_add_types(module, &agent) < 0 ||
         lg_route_add_types(module, &agent) < 0 || lg_pool_add_types(module, &agent) < 0 ||
-        lg_select_add_types(module, &agent) < 0 || lg_answer_add_types(module, &agent) < 0) {
+        lg_select_add_types(module, &agent) < 0 || lg_callwatch_add_types(module) < 0 ||
+        lg_answer_add_types(module, &agent) < 0 || lg_audit_add_types(module, &agent) < 0) {
         return -1;
     }
     if (PyModule_AddObjectRef(module, "Asgi", agent.asgi_type) < 0 ||

@@ -13,7 +13,9 @@
 #include "charge.h"
 #include "names.h"
 #include "pycompat.h"
+#include "slice.h"
 #include "tell.h"
+#include "waited.h"
 
 struct timed {
     PyObject_HEAD
@@ -34,6 +36,8 @@ struct running {
     uint64_t outer_excluded_ns;
     struct lg_sums outer_sums;
     uint64_t outer_gc_ns;
+    uint64_t slice;                     /* of slice.h, 0 = none */
+    uint64_t end_ns;
 };
 
 #define FREE_TIMED 64
@@ -41,6 +45,11 @@ static void enter(struct timed *self, struct running *r);
 static void leave(struct timed *self, struct running *r, bool finished);
 static void finish_root(struct timed *self, uint64_t now_ns, bool raised);
 static bool is_cancellation(PyObject *type);
+#if PY_VERSION_HEX >= 0x030A0000
+static PySendResult refuse(struct timed *self, PySendResult how, PyObject **result);
+#else
+static PyObject *refuse(struct timed *self, PyObject *result);
+#endif
 static PyObject *resume(struct timed *self, PyObject *value);
 static PyObject *forward(struct timed *self, PyObject *method, PyObject *const *args,
                          Py_ssize_t nargs);
@@ -137,6 +146,7 @@ static void
 enter(struct timed *self, struct running *r)
 {
     struct lg_owner *owner = self->owner;
+    r->slice = 0;
     if (!lg_owner_is_current(owner)) {
         r->loop = NULL;                 /* stopped, or forked, since it began */
         return;
@@ -171,6 +181,13 @@ enter(struct timed *self, struct running *r)
         r->outer_sums = loop->step_sums;
         r->outer_gc_ns = loop->step_gc_ns;
     }
+    if (self->agent->slices != NULL) {
+        now = lg_slice_enter(loop, owner, now, &r->slice);
+        if (now == 0) {
+            r->loop = NULL;             /* stopped by what was told just now */
+            return;
+        }
+    }
     loop->running = owner;
     r->start_ns = now;
     loop->step_start_ns = now;
@@ -183,8 +200,8 @@ enter(struct timed *self, struct running *r)
             lg_charge_open(loop, owner, +1);
         }
     }
-    if ((loop->waiters.stall_step | loop->waited_due.stall_step) != 0) {
-        lg_charge_waiter(loop, owner, now);
+    if (lg_waited_is_due(loop)) {
+        lg_waited_step(loop, owner, now);
     }
     lg_loop_publish(loop, owner, now,
                     owner->response_sent ? LG_LOOP_STEP | LG_LOOP_AFTER_RESPONSE : LG_LOOP_STEP);
@@ -199,6 +216,7 @@ leave(struct timed *self, struct running *r, bool finished)
     }
     struct lg_owner *owner = self->owner;
     uint64_t now = lg_now_ns();
+    r->end_ns = now;
     struct lg_step_end s = {
         .start_ns = loop->step_start_ns,
         .end_ns = now,
@@ -282,7 +300,44 @@ timed_am_send(PyObject *op, PyObject *value, PyObject **result)
     enter(self, &r);
     PySendResult how = PyIter_Send(self->inner, value, result);
     leave(self, &r, how != PYGEN_NEXT);
+    if (r.slice != 0 && lg_slice_leave(r.loop, r.slice, r.end_ns, how != PYGEN_ERROR)) {
+        how = refuse(self, how, result);
+    }
     return how;
+}
+
+/* The step blocked where that is not allowed (loopguard.blocking): the exception
+ * that is set is raised in the coroutine, at the await or return it came to. */
+static PySendResult
+refuse(struct timed *self, PySendResult how, PyObject **result)
+{
+    Py_CLEAR(*result);
+    if (how == PYGEN_RETURN) {
+        return PYGEN_ERROR;
+    }
+    PyObject *type, *error, *traceback;
+    PyErr_Fetch(&type, &error, &traceback);
+    PyErr_NormalizeException(&type, &error, &traceback);
+    *result = PyObject_CallMethodOneArg(self->inner, self->agent->names->throw_, error);
+    Py_XDECREF(type);
+    Py_XDECREF(error);
+    Py_XDECREF(traceback);
+    if (*result != NULL) {
+        return PYGEN_NEXT;              /* caught, and it waits for something else */
+    }
+    if (self->root) {
+        finish_root(self, lg_now_ns(), !PyErr_ExceptionMatches(PyExc_StopIteration));
+    }
+    if (!PyErr_ExceptionMatches(PyExc_StopIteration)) {
+        return PYGEN_ERROR;
+    }
+    PyErr_Fetch(&type, &error, &traceback);
+    PyErr_NormalizeException(&type, &error, &traceback);
+    *result = PyObject_GetAttrString(error, "value");
+    Py_XDECREF(type);
+    Py_XDECREF(error);
+    Py_XDECREF(traceback);
+    return *result != NULL ? PYGEN_RETURN : PYGEN_ERROR;
 }
 
 static PyObject *
@@ -317,10 +372,38 @@ resume(struct timed *self, PyObject *value)
         PyObject *type, *error, *traceback;
         PyErr_Fetch(&type, &error, &traceback);
         leave(self, &r, true);
+        if (r.slice != 0 && lg_slice_leave(r.loop, r.slice, r.end_ns, true)) {
+            Py_XDECREF(type);
+            Py_XDECREF(error);
+            Py_XDECREF(traceback);
+            return NULL;                /* raised where it wanted to return */
+        }
         PyErr_Restore(type, error, traceback);
         return NULL;
     }
     leave(self, &r, result == NULL);
+    if (r.slice != 0 && lg_slice_leave(r.loop, r.slice, r.end_ns, result != NULL)) {
+        result = refuse(self, result);
+    }
+    return result;
+}
+
+/* The step blocked where that is not allowed (loopguard.blocking): the exception
+ * that is set is raised in the coroutine, at the await it came to. */
+static PyObject *
+refuse(struct timed *self, PyObject *result)
+{
+    Py_DECREF(result);
+    PyObject *type, *error, *traceback;
+    PyErr_Fetch(&type, &error, &traceback);
+    PyErr_NormalizeException(&type, &error, &traceback);
+    result = PyObject_CallMethodOneArg(self->inner, self->agent->names->throw_, error);
+    Py_XDECREF(type);
+    Py_XDECREF(error);
+    Py_XDECREF(traceback);
+    if (result == NULL && self->root) {
+        finish_root(self, lg_now_ns(), !PyErr_ExceptionMatches(PyExc_StopIteration));
+    }
     return result;
 }
 #endif
@@ -385,6 +468,9 @@ forward(struct timed *self, PyObject *method, PyObject *const *args, Py_ssize_t 
         PyObject *type, *error, *traceback;
         PyErr_Fetch(&type, &error, &traceback);
         leave(self, &r, true);
+        if (r.slice != 0) {
+            (void)lg_slice_leave(r.loop, r.slice, r.end_ns, false);
+        }
         PyErr_Restore(type, error, traceback);
         return NULL;
     }
@@ -392,6 +478,9 @@ forward(struct timed *self, PyObject *method, PyObject *const *args, Py_ssize_t 
         self->owner->flags |= LG_REQ_CANCELLED;
     }
     leave(self, &r, result == NULL || closing);
+    if (r.slice != 0) {
+        (void)lg_slice_leave(r.loop, r.slice, r.end_ns, false);
+    }
     return result;
 }
 

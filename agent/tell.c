@@ -425,8 +425,8 @@ find_seen(struct lg_agent *agent, const struct lg_loop *loop, const struct lg_no
     return false;
 }
 
-/* The stack seen in passing, if that was during this stall and, where a request
- * is told of, during one of its steps. `out` has depth 0 else. */
+/* The stack seen in passing: during this very stall; of many short steps the
+ * deepest of the same request or endpoint. `out` has depth 0 else. */
 static void
 find_glance(const struct lg_loop *loop, const struct lg_note *facts, struct lg_pystack_sample *out)
 {
@@ -435,14 +435,21 @@ find_glance(const struct lg_loop *loop, const struct lg_note *facts, struct lg_p
         struct lg_glance glance;
     } copy;
     const struct lg_glance *g = &copy.glance;
+    bool one = facts->kind == LG_NOTE_STEP || facts->kind == LG_NOTE_GAP;
     out->depth = 0;
-    if (!lg_seq_read(&loop->glance.seq, copy.words, sizeof(copy.words) / 8, 4) ||
+    if (!lg_seq_read(one ? &loop->glance.seq : &loop->deepest.seq, copy.words,
+                     sizeof(copy.words) / 8, 4) ||
         g->at_ns <= facts->start_ns || g->frames.depth > LG_PYSTACK_DEPTH) {
         return;
     }
-    if (facts->kind == LG_NOTE_STEP || facts->kind == LG_NOTE_GAP
-            ? g->at_ns - facts->start_ns < facts->duration_ns
-            : facts->request_id == 0 || LG_HI(g->endpoint_request) == facts->request_id) {
+    bool its = LG_LO(g->endpoint_request) == facts->endpoint;
+    if (one) {
+        its = g->at_ns - facts->start_ns < facts->duration_ns;
+    }
+    else if (facts->request_id != 0 || facts->endpoint == LG_ENDPOINT_LOOP) {
+        its = facts->request_id == 0 || LG_HI(g->endpoint_request) == facts->request_id;
+    }
+    if (its) {
         *out = g->frames;
     }
 }

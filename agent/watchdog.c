@@ -17,6 +17,7 @@
 #include "agent.h"
 #include "pool.h"
 #include "sample.h"
+#include "slice.h"
 #include "stall.h"
 #include "tasks_seen.h"
 #include "threshold.h"
@@ -58,7 +59,7 @@ static void tick(struct lg_watchdog *w, uint64_t now_ns);
 static void look_in_passing(struct lg_watchdog *w, struct lg_loop *loop,
                             const struct lg_loop_entry *line, uint64_t now_ns);
 static void move_threshold(struct lg_agent *agent, struct lg_loop *loop, uint64_t now_ns);
-static void publish_glance(struct lg_loop *loop, uint64_t now_ns, uint64_t endpoint_request,
+static void publish_glance(struct lg_glance *g, uint64_t now_ns, uint64_t endpoint_request,
                            const struct lg_pystack_sample *frames);
 static void look(struct lg_watchdog *w, struct lg_loop *loop, uint64_t now_ns);
 static void watch_over(struct lg_watchdog *w, struct lg_loop *loop, const struct lg_stall_key *key,
@@ -175,7 +176,8 @@ run(void *arg)
             lg_add_single(&agent->rec.seg.self->watchdog_misses, 1);
         }
         tick(w, now);
-        when = now + (now - w->last_active_ns > QUIET_AFTER_NS ? SLOW_TICK_NS : fast);
+        bool quiet = now - w->last_active_ns > QUIET_AFTER_NS;
+        when = now + lg_slice_tick_ns(agent, quiet ? SLOW_TICK_NS : fast, quiet);
     }
     tick(w, lg_now_ns());
     return NULL;
@@ -228,6 +230,9 @@ tick(struct lg_watchdog *w, uint64_t now_ns)
         /* Pairs with the release at the end of a loop's registration. */
         if (lg_load32_acquire(&loop->used) == LG_LOOP_USED) {
             look(w, loop, now_ns);
+            if (agent->slices != NULL) {
+                lg_slice_watch(w->sampler, loop, now_ns);
+            }
         }
     }
     lg_add_single(&agent->rec.seg.self->watchdog_ticks, 1);
@@ -315,7 +320,7 @@ look_in_passing(struct lg_watchdog *w, struct lg_loop *loop, const struct lg_loo
     struct lg_watch *watch = &w->watch[loop->index];
     uint32_t endpoint = line != NULL ? LG_LO(line->endpoint_task) : LG_ENDPOINT_LOOP;
     uint32_t request_id = line != NULL ? LG_LO(line->request_tid) : 0;
-    publish_glance(loop, now_ns, LG_PAIR(endpoint, request_id), &w->passing);
+    publish_glance(&loop->glance, now_ns, LG_PAIR(endpoint, request_id), &w->passing);
     if (line == NULL) {
         return;
     }
@@ -326,14 +331,14 @@ look_in_passing(struct lg_watchdog *w, struct lg_loop *loop, const struct lg_loo
         watch->brief.request_id = request_id;
         watch->brief.at_ns = now_ns;
         watch->brief.frames = w->passing;
+        publish_glance(&loop->deepest, now_ns, LG_PAIR(endpoint, request_id), &w->passing);
     }
 }
 
 static void
-publish_glance(struct lg_loop *loop, uint64_t now_ns, uint64_t endpoint_request,
+publish_glance(struct lg_glance *g, uint64_t now_ns, uint64_t endpoint_request,
                const struct lg_pystack_sample *frames)
 {
-    struct lg_glance *g = &loop->glance;
     const uint64_t *from = (const uint64_t *)frames;
     uint64_t *to = (uint64_t *)&g->frames;
     size_t words = offsetof(struct lg_pystack_sample, frames) / sizeof(uint64_t) +

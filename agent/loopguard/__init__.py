@@ -3,6 +3,9 @@
 Importing it starts nothing. `install`, `LoopGuardMiddleware`, `watch` or
 ``python -m loopguard run -- uvicorn app:app`` do; then look at the worker with
 ``loopguard-top --pid N``. ``LOOPGUARD_DISABLE=1`` switches all of it off.
+
+PYTEST_DONT_REWRITE: there is no assertion for pytest to rewrite, and it would
+warn when the package was imported before pytest was.
 """
 
 import importlib

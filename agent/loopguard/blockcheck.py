@@ -174,7 +174,7 @@ class Session:
 
     def arm(self) -> None:
         """Before the first test, or again after one has stopped loopguard."""
-        if control.is_running() and self._subscription is not None:
+        if every_loop.is_applied():
             return
         if self._subscription is not None:
             self._subscription.close()

@@ -9,10 +9,10 @@ same of uvloop's.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import gc
 import logging
-import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -34,11 +34,15 @@ def apply() -> None:
         _expect(loop)
 
 
+def is_applied() -> bool:
+    """Whether it is in force: `control.stop` ends it."""
+    return "asyncio.base_events.BaseEventLoop.__init__" in patches.names()
+
+
 def is_asyncio() -> bool:
     """Whether an asyncio loop, or uvloop's, runs in this thread."""
-    module = sys.modules.get("asyncio")
     # as public as get_running_loop(), and does not raise
-    return module is not None and module._get_running_loop() is not None  # noqa: SLF001
+    return asyncio._get_running_loop() is not None  # noqa: SLF001
 
 
 def _patch(module: ModuleType) -> None:
@@ -89,10 +93,7 @@ def _watch_first(loop: Any) -> None:
 
 def _present() -> list[Any]:
     """Loops that were made before, such as a server's in a thread of its own."""
-    module = sys.modules.get("asyncio")
-    if module is None:
-        return []
     objects = gc.get_objects()
     # by type: an object's __class__ may be anything that a mock makes of it
-    kinds = {t for t in set(map(type, objects)) if module.AbstractEventLoop in t.__mro__}
+    kinds = {t for t in set(map(type, objects)) if asyncio.AbstractEventLoop in t.__mro__}
     return [o for o in objects if type(o) in kinds]

@@ -80,6 +80,15 @@ def shadow(instance: Any, name: str, replacement: Any) -> None:
     _instances[instance] = (name, id(replacement))
 
 
+def restore(owner: Any, name: str) -> bool:
+    """Undoes one `replace`. False: others have patched it since, and it is left."""
+    for at, patch in enumerate(_patches):
+        if patch.owner is owner and patch.name == name:
+            del _patches[at]
+            return _put_back(patch)
+    return True
+
+
 def undo() -> list[str]:
     """Puts everything back, last first.
 
@@ -92,12 +101,8 @@ def undo() -> list[str]:
     left = []
     while _patches:
         patch = _patches.pop()
-        if vars(patch.owner).get(patch.name) is not patch.replacement:
+        if not _put_back(patch):
             left.append(_name(patch))
-        elif patch.had_own:
-            setattr(patch.owner, patch.name, patch.original)
-        else:
-            delattr(patch.owner, patch.name)
     for instance, (name, ours) in list(_instances.items()):
         if id(vars(instance).get(name)) == ours:
             delattr(instance, name)
@@ -105,6 +110,16 @@ def undo() -> list[str]:
             left.append(f"{type(instance).__qualname__}.{name} of one application")
     _instances.clear()
     return left
+
+
+def _put_back(patch: _Patch) -> bool:
+    if vars(patch.owner).get(patch.name) is not patch.replacement:
+        return False
+    if patch.had_own:
+        setattr(patch.owner, patch.name, patch.original)
+    else:
+        delattr(patch.owner, patch.name)
+    return True
 
 
 def names() -> tuple[str, ...]:

@@ -13,7 +13,13 @@ test asks for it::
 async test; ``@pytest.mark.allow_blocking`` takes one out. Works with any plugin
 that runs async tests, and with sync tests that run a loop, in this thread or in
 another (``asyncio.run``, ``TestClient``). Only the body of a test counts: not
-its fixtures, not the construction of an application.
+its fixtures, nor imports and the building of routes, which a service does once.
+
+A block counts for the test that runs meanwhile, whichever loop of the process
+it is on; a server that a fixture started in a thread is held to the same rule.
+Waiting for the GIL that another thread holds counts too. Time that the machine
+(no CPU was free) or the garbage collector took is taken off first, and a block
+that is then within the threshold is listed and fails nothing.
 
 Source:
     Markers, options and the two windows as in fastapi-loopguard 0.9.0. When its

@@ -190,6 +190,23 @@ def test_a_timer_is_told_by_its_function(kind: str) -> None:
     assert (event.request_id, event.path) == (None, None)
 
 
+def test_the_coroutine_that_asked_to_be_watched_is_told_by_its_name(kind: str) -> None:
+    """Its task was made before us, so its steps are callbacks to us."""
+    seen: list[BlockingEvent] = []
+
+    async def watches() -> None:
+        with loopguard.watch(log_blocking_events=False, on_blocking=seen.append):
+            block()
+            await asyncio.sleep(0.001)
+            block()
+            await asyncio.sleep(0.001)
+
+    run(kind, watches())
+
+    names = [event.route.rpartition(".")[2] for event in seen]
+    assert names == ["watches", "watches"], seen
+
+
 def test_data_received_is_told_by_its_function(kind: str) -> None:
     class Reads(asyncio.Protocol):
         def data_received(self, data: bytes) -> None:

@@ -231,7 +231,11 @@ def once(worker: Worker, s: Situation) -> Finding:
     path = s.path.split("?")[0]
     truth = measured.get(s.truth or path, [])
     events = mine(view)
-    if s.causes <= {"cpu", "gc"} and starved(truth, measured.get("cpu of " + path, [])):
+    is_starved = s.causes <= {"cpu", "gc"} and starved(truth, measured.get("cpu of " + path, []))
+    if is_starved and not events and s.kind == "cumulative" and starvation_told(watched, view):
+        # what it did itself is under the limit: the processor was with others
+        return Finding(s.what, skipped="starved: told as the run queue's, of (loop)")
+    if is_starved:
         judge(finding, replace(s, causes=s.causes | {"scheduler"}), events, truth)
         finding.note = "busy machine"
         if s.kind == "cumulative":  # what is stretched beyond the window is not in the sum
@@ -251,6 +255,10 @@ def once(worker: Worker, s: Situation) -> Finding:
 def starved(wall: list[float], cpu: list[float]) -> bool:
     """Whether the processor was mostly elsewhere, by the application's own clocks."""
     return any(c < w * 0.6 for c, w in zip(cpu, wall))
+
+
+def starvation_told(watched: Watched, view: View) -> bool:
+    return any(e["route"] == "(loop)" and e["cause"] == "scheduler" for e in watched.events(view))
 
 
 def busy_machine() -> bool:
