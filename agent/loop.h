@@ -122,7 +122,7 @@ struct lg_loop {
     uint64_t holder; /* 1 + endpoint whose thread held the GIL, 0 = none */
     struct lg_votes votes;
     struct lg_glance glance; /* the last one */
-    struct lg_glance deepest; /* of the request or endpoint seen last */
+    struct lg_glance usual; /* most often, of the request seen last */
 
     /* Outlives a loop: the watchdog may be reading when the slot is used again. */
     struct lg_notes notes; /* to the watchdog */

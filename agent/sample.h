@@ -12,6 +12,8 @@
 #include "agent.h"
 #include "stall.h"
 
+#define LG_BRIEF_STACKS 4u
+
 /* What was seen during one stall so far; owned by the watchdog, one a loop. */
 struct lg_watch {
     bool active;
@@ -30,13 +32,15 @@ struct lg_watch {
     int schedstat_fd;                   /* of tid below, -1 = none */
     int syscall_fd;
     int32_t tid;
-    /* The last step that was long enough to count towards a cumulative window,
-     * seen in passing: what a thousand cuts look like. */
+    /* The steps of one request (or task) that were long enough to count towards a
+     * cumulative window, seen in passing: what a thousand cuts look like. */
     struct {
         uint32_t endpoint;
         uint32_t request_id;
         uint64_t at_ns;
-        struct lg_pystack_sample frames;
+        uint32_t count[LG_BRIEF_STACKS];
+        uint32_t best;                  /* seen most often, then the deepest */
+        struct lg_pystack_sample frames[LG_BRIEF_STACKS];
     } brief;
     /* Stacks seen, with how often; the most frequent one is the stall's. */
     struct {

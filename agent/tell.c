@@ -425,8 +425,8 @@ find_seen(struct lg_agent *agent, const struct lg_loop *loop, const struct lg_no
     return false;
 }
 
-/* The stack seen in passing: during this very stall; of many short steps the
- * deepest of the same request or endpoint. `out` has depth 0 else. */
+/* The stack seen in passing: during this very stall; of many short steps
+ * the usual one of the same request or endpoint. `out` has depth 0 else. */
 static void
 find_glance(const struct lg_loop *loop, const struct lg_note *facts, struct lg_pystack_sample *out)
 {
@@ -437,8 +437,8 @@ find_glance(const struct lg_loop *loop, const struct lg_note *facts, struct lg_p
     const struct lg_glance *g = &copy.glance;
     bool one = facts->kind == LG_NOTE_STEP || facts->kind == LG_NOTE_GAP;
     out->depth = 0;
-    if (!lg_seq_read(one ? &loop->glance.seq : &loop->deepest.seq, copy.words,
-                     sizeof(copy.words) / 8, 4) ||
+    if (!lg_seq_read(one ? &loop->glance.seq : &loop->usual.seq, copy.words, sizeof(copy.words) / 8,
+                     4) ||
         g->at_ns <= facts->start_ns || g->frames.depth > LG_PYSTACK_DEPTH) {
         return;
     }

@@ -59,6 +59,8 @@ static void tick(struct lg_watchdog *w, uint64_t now_ns);
 static void look_in_passing(struct lg_watchdog *w, struct lg_loop *loop,
                             const struct lg_loop_entry *line, uint64_t now_ns);
 static void move_threshold(struct lg_agent *agent, struct lg_loop *loop, uint64_t now_ns);
+static void count_brief(struct lg_watch *watch, const struct lg_pystack_sample *frames);
+static bool is_same_stack(const struct lg_pystack_sample *a, const struct lg_pystack_sample *b);
 static void publish_glance(struct lg_glance *g, uint64_t now_ns, uint64_t endpoint_request,
                            const struct lg_pystack_sample *frames);
 static void look(struct lg_watchdog *w, struct lg_loop *loop, uint64_t now_ns);
@@ -310,9 +312,7 @@ look(struct lg_watchdog *w, struct lg_loop *loop, uint64_t now_ns)
 }
 
 /* The stack of what is no stall yet: for the one that it may become, and for the
- * cumulative window it may become part of. Of the latter the deepest one of the
- * same request stays: a step caught at its very end shows only what leads to the
- * application. `line` is NULL between steps. */
+ * cumulative window it may become part of. `line` is NULL between steps. */
 static void
 look_in_passing(struct lg_watchdog *w, struct lg_loop *loop, const struct lg_loop_entry *line,
                 uint64_t now_ns)
@@ -326,13 +326,49 @@ look_in_passing(struct lg_watchdog *w, struct lg_loop *loop, const struct lg_loo
     }
     bool same = watch->brief.endpoint == endpoint && watch->brief.request_id == request_id &&
                 now_ns - watch->brief.at_ns <= w->agent->settings.config.cumulative_window_ns;
-    if (!same || w->passing.depth >= watch->brief.frames.depth) {
+    if (!same) {
+        memset(watch->brief.count, 0, sizeof(watch->brief.count));
         watch->brief.endpoint = endpoint;
         watch->brief.request_id = request_id;
-        watch->brief.at_ns = now_ns;
-        watch->brief.frames = w->passing;
-        publish_glance(&loop->deepest, now_ns, LG_PAIR(endpoint, request_id), &w->passing);
     }
+    watch->brief.at_ns = now_ns;
+    count_brief(watch, &w->passing);
+    publish_glance(&loop->usual, now_ns, LG_PAIR(endpoint, request_id),
+                   &watch->brief.frames[watch->brief.best]);
+}
+
+/* Where a step happened to be when it was looked at; a step caught at its very
+ * end shows only what leads to the application, so one look is not enough. */
+static void
+count_brief(struct lg_watch *watch, const struct lg_pystack_sample *frames)
+{
+    uint32_t at = 0;
+    uint32_t best = 0;
+    while (at < LG_BRIEF_STACKS - 1 && watch->brief.count[at] != 0 &&
+           !is_same_stack(&watch->brief.frames[at], frames)) {
+        at++;
+    }
+    if (watch->brief.count[at] != 0 && !is_same_stack(&watch->brief.frames[at], frames)) {
+        watch->brief.count[at] = 0;     /* the last place is for those that come once */
+    }
+    watch->brief.count[at]++;
+    watch->brief.frames[at] = *frames;
+    for (uint32_t i = 1; i < LG_BRIEF_STACKS && watch->brief.count[i] != 0; i++) {
+        uint32_t more = watch->brief.count[i];
+        uint32_t most = watch->brief.count[best];
+        if (more > most ||
+            (more == most && watch->brief.frames[i].depth > watch->brief.frames[best].depth)) {
+            best = i;
+        }
+    }
+    watch->brief.best = best;
+}
+
+static bool
+is_same_stack(const struct lg_pystack_sample *a, const struct lg_pystack_sample *b)
+{
+    return a->depth == b->depth &&
+           memcmp(a->frames, b->frames, a->depth * sizeof(a->frames[0])) == 0;
 }
 
 static void
@@ -671,10 +707,12 @@ take_cumulative(struct lg_watchdog *w, struct lg_loop *loop, const struct lg_not
     state->steps = note->steps;
     memcpy(state->parts_ns, note->parts_ns, sizeof(state->parts_ns));
     const struct lg_watch *watch = &w->watch[loop->index];
-    if (watch->brief.frames.depth != 0 && watch->brief.endpoint == note->endpoint &&
+    const struct lg_pystack_sample *frames = &watch->brief.frames[watch->brief.best];
+    if (watch->brief.count[0] != 0 && frames->depth != 0 &&
+        watch->brief.endpoint == note->endpoint &&
         (note->request_id == 0 || watch->brief.request_id == note->request_id)) {
-        uint32_t stack = lg_sample_intern(w->sampler, &watch->brief.frames, note->endpoint, now_ns,
-                                          loop, NULL, 0);
+        uint32_t stack =
+            lg_sample_intern(w->sampler, frames, note->endpoint, now_ns, loop, NULL, 0);
         state->stack = stack != 0 ? stack : state->stack;
         state->samples++;
     }

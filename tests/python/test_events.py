@@ -276,13 +276,14 @@ def test_a_thousand_cuts_are_told_once_with_their_line(kind: str) -> None:
     async def main() -> None:
         await request(app, "/cuts")
 
-    (event,) = [event for event in told(kind, main) if event.kind == "cumulative"]
+    # one window; on a busy machine what comes after it may fill another
+    event = next(event for event in told(kind, main) if event.kind == "cumulative")
 
     assert event.route == "/cuts"
     assert event.duration_ms > event.threshold_ms
     assert 10 < event.steps < 35
     assert event.threshold_ms == 200.0
-    assert "cuts" in event.stack[0].function
+    assert any(frame.function.endswith("cuts") for frame in event.stack), event.stack
 
 
 def test_a_block_barely_over_the_threshold_has_its_line_too(kind: str) -> None:
