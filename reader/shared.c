@@ -47,7 +47,8 @@ struct bytes {
 
 static void forget(struct lg_shared *shared);
 static int open_locked(const char *path);
-static bool is_ours(int fd, const char *path);
+static bool is_ours(int fd);
+static bool has_name(int fd, const char *path);
 static void read_file(struct lg_shared *shared);
 static bool take_apart(struct lg_shared *shared, const struct head *head, struct bytes *from);
 static void write_file(struct lg_shared *shared);
@@ -98,6 +99,8 @@ lg_shared_begin(struct lg_shared *shared)
     shared->changed = false;
     if (shared->path[0] != '\0') {
         shared->lock = open_locked(shared->path);
+        /* Held by another for long: next time. All else will not pass. */
+        shared->alone = shared->alone || (shared->lock < 0 && shared->lock != -EAGAIN);
     }
     if (shared->lock >= 0) {
         read_file(shared);
@@ -164,7 +167,11 @@ open_locked(const char *path)
         if (fd < 0) {
             return -errno;
         }
-        if (flock(fd, LOCK_EX | LOCK_NB) == 0 && is_ours(fd, path)) {
+        if (!is_ours(fd)) {
+            close(fd);
+            return -EPERM;
+        }
+        if (flock(fd, LOCK_EX | LOCK_NB) == 0 && has_name(fd, path)) {
             return fd;
         }
         close(fd);
@@ -173,14 +180,22 @@ open_locked(const char *path)
     return -EAGAIN;
 }
 
+/* Not a trap that another user laid. */
 static bool
-is_ours(int fd, const char *path)
+is_ours(int fd)
+{
+    struct stat st;
+    return fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_uid == geteuid() &&
+           (st.st_mode & (S_IWGRP | S_IWOTH)) == 0;
+}
+
+static bool
+has_name(int fd, const char *path)
 {
     struct stat open;
     struct stat named;
     return fstat(fd, &open) == 0 && stat(path, &named) == 0 && open.st_ino == named.st_ino &&
-           open.st_dev == named.st_dev && S_ISREG(open.st_mode) && open.st_uid == geteuid() &&
-           (open.st_mode & (S_IWGRP | S_IWOTH)) == 0;
+           open.st_dev == named.st_dev;
 }
 
 /* Only what is newer than what we hold; bytes that are not ours to understand

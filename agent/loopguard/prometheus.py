@@ -15,7 +15,7 @@ or, in one line, `LoopGuardCollector()`: then `generate_latest` has it all.
 
 A scrape reads the segments of all workers, without asking them: one that is
 blocked cannot answer, and does not have to. Reading, adding and formatting are
-done in C without the GIL; `exposition` holds it for well under a millisecond.
+done in C without the GIL; `exposition` holds it for microseconds.
 `generate_latest` is Python and slow with many endpoints: give it to a thread (a
 plain ``def`` endpoint), or use `exposition`.
 

@@ -3,7 +3,7 @@
 Field by field as in common/lg_layout.h, without the seqlocks: good enough for a
 worker that is quiet, which the tests wait for. The real readers are in viewer/.
 What others refer to (strings, endpoints, stacks, frames) only grows, so it is
-read once more after all the rest.
+read once more after all the rest. The names of the layout are those of segwriter.
 """
 
 from __future__ import annotations
@@ -12,23 +12,9 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-CAUSES = ("cpu", "io", "lock", "gil", "gc", "scheduler", "disk", "page_fault", "other")
-KINDS = ("request", "websocket", "lifespan", "background", "task", "callback", "loop")
-METHODS = (
-    "",
-    "GET",
-    "POST",
-    "PUT",
-    "PATCH",
-    "DELETE",
-    "HEAD",
-    "OPTIONS",
-    "TRACE",
-    "CONNECT",
-    "OTHER",
-    "WS",
-)
-STALL_KINDS = ("step", "iteration", "cumulative", "call")
+import segwriter
+from segwriter import CAUSES, KINDS, METHODS, STALL_KINDS
+
 STATES = ("initialising", "running", "exiting", "exited", "off")
 LOOP_KINDS = ("asyncio", "uvloop", "other")
 LOOP_STATES = ("free", "idle", "step", "closed")
@@ -46,29 +32,7 @@ RECORDS = {
     11: "cumulative",
 }
 LIFE = {1: "start", 2: "loop added", 3: "loop closed", 4: "fork child", 5: "clean exit"}
-SELF = [
-    "requests",
-    "lag_samples",
-    "stalls",
-    "stacks",
-    "stacks_rejected",
-    "gc_pauses",
-    "lifecycle",
-    "endpoint_overflow",
-    "string_overflow",
-    "string_truncated",
-    "stack_overflow",
-    "frame_overflow",
-    "hist_saturated",
-    "ring_unavailable",
-    "loop_overflow",
-    "intern_busy",
-    "watchdog_ticks",
-    "watchdog_misses",
-    "watchdog_cpu_ns",
-    "stall_collisions",
-    "errors",
-]
+SELF = [name for name in segwriter.SELF.at if name != "reserved"]
 ONGOING = 1
 EXCEPTION, CANCELLED, NO_RESPONSE = 1, 2, 4
 _PROC, _SELF, _FEATURES, _TABLES, _STRINGS, _ENDPOINTS, _LOOPS = 1, 4, 5, 6, 7, 8, 10

@@ -360,7 +360,7 @@ def test_ten_threads_may_scrape_at_once(tmp_path: Path) -> None:
     assert answers == [110.0] * 100
 
 
-@pytest.mark.parametrize("damage", ["cut", "bytes", "foreign", "folder"])
+@pytest.mark.parametrize("damage", ["cut", "bytes", "foreign", "open to all", "folder"])
 def test_a_file_of_sums_that_is_damaged_or_not_ours_is_not_believed(
     damage: str, tmp_path: Path
 ) -> None:
@@ -376,6 +376,8 @@ def test_a_file_of_sums_that_is_damaged_or_not_ours_is_not_believed(
             sums.write_bytes(whole[:200] + b"\xff" * 40 + whole[240:])
         elif damage == "foreign":
             sums.write_bytes(b"something else")
+        elif damage == "open to all":
+            sums.chmod(0o666)
         else:
             sums.unlink()
             sums.mkdir()
