@@ -93,7 +93,7 @@ def stop() -> None:
     applications stay callable and pass everything through. Safe to call twice.
     """
     with _state.lock:
-        for name in patches.undo():
+        for name in (*patches.undo(), *threads.undo()):
             _log.warning("%s was patched by others after loopguard; it stays wrapped", name)
         if _state.config is not None:
             _state.config = None
@@ -117,7 +117,11 @@ def status() -> dict[str, object]:
     """
     events = sys.modules.get("loopguard.events")
     listeners = events.status() if events is not None else {}
-    return {**_agent.status(), "patched": patches.names(), "listeners": listeners}
+    return {
+        **_agent.status(),
+        "patched": (*patches.names(), *threads.names()),
+        "listeners": listeners,
+    }
 
 
 def pause() -> None:

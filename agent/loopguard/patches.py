@@ -34,7 +34,9 @@ ROUTE_CLASSES: dict[str, tuple[tuple[str, str], ...]] = {
 
 
 @dataclass(frozen=True)
-class _Patch:
+class Patch:
+    """One attribute that was replaced."""
+
     owner: Any  # a class or a module
     name: str
     original: Any  # what stood in the owner's own namespace ...
@@ -44,7 +46,7 @@ class _Patch:
 
 _hooks = ImportHooks()
 _adopted: list[ImportHooks] = []
-_patches: list[_Patch] = []
+_patches: list[Patch] = []
 # application -> (attribute, id of what we put there). Weak: an application is
 # not kept alive by being measured.
 _instances: weakref.WeakKeyDictionary[Any, tuple[str, int]] = weakref.WeakKeyDictionary()
@@ -67,10 +69,14 @@ def adopt(hooks: ImportHooks) -> None:
         _adopted.append(hooks)
 
 
-def replace(owner: Any, name: str, replacement: Any) -> None:
-    """Sets `owner.name`, of a class or a module, until `undo`."""
+def replace(owner: Any, name: str, replacement: Any, made: list[Patch] | None = None) -> None:
+    """Sets `owner.name`, of a class or a module, until `undo`.
+
+    Or until `put_back` of `made`, a list of one's own to note it in.
+    """
     own = vars(owner)
-    _patches.append(_Patch(owner, name, own.get(name), name in own, replacement))
+    patch = Patch(owner, name, own.get(name), name in own, replacement)
+    (_patches if made is None else made).append(patch)
     setattr(owner, name, replacement)
 
 
@@ -98,11 +104,7 @@ def undo() -> list[str]:
     for hooks in (_hooks, *_adopted):
         hooks.clear()
     _adopted.clear()
-    left = []
-    while _patches:
-        patch = _patches.pop()
-        if not _put_back(patch):
-            left.append(_name(patch))
+    left = put_back(_patches)
     for instance, (name, ours) in list(_instances.items()):
         if id(vars(instance).get(name)) == ours:
             delattr(instance, name)
@@ -112,7 +114,17 @@ def undo() -> list[str]:
     return left
 
 
-def _put_back(patch: _Patch) -> bool:
+def put_back(made: list[Patch]) -> list[str]:
+    """Empties a list of `replace`, last first; the names that others have patched since."""
+    left = []
+    while made:
+        patch = made.pop()
+        if not _put_back(patch):
+            left.append(name_of(patch))
+    return left
+
+
+def _put_back(patch: Patch) -> bool:
     if vars(patch.owner).get(patch.name) is not patch.replacement:
         return False
     if patch.had_own:
@@ -124,7 +136,7 @@ def _put_back(patch: _Patch) -> bool:
 
 def names() -> tuple[str, ...]:
     """The attributes replaced now, such as "starlette.routing.Mount.handle"."""
-    return tuple(_name(patch) for patch in _patches)
+    return tuple(name_of(patch) for patch in _patches)
 
 
 def _patch_routes(module: ModuleType) -> None:
@@ -135,7 +147,8 @@ def _patch_routes(module: ModuleType) -> None:
             replace(cls, "handle", _agent.route_handle(cls.handle, kind))
 
 
-def _name(patch: _Patch) -> str:
+def name_of(patch: Patch) -> str:
+    """Such as "starlette.routing.Mount.handle"."""
     if isinstance(patch.owner, ModuleType):
         return f"{patch.owner.__name__}.{patch.name}"
     return f"{patch.owner.__module__}.{patch.owner.__qualname__}.{patch.name}"

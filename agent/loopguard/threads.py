@@ -1,10 +1,11 @@
 """The thread pool of sync endpoints: who waits for a thread, who runs in one.
 
 ``anyio.to_thread.run_sync`` is what Starlette and FastAPI call for every sync
-endpoint, dependency and background task. In its place stands a function that
-hands the callable to the agent, which gives back one that measures its wait and
-its run, and then calls the original. Arguments, result, exceptions, context
-variables and cancellation are the original's.
+endpoint, dependency and background task. In its place stands one function for
+two users, who come and go in any order. For the agent it hands the callable to
+it, which gives back one that measures its wait and its run. For
+`loopguard.threadpool` it lets that decide when the call may run. Arguments,
+result, exceptions, context variables and cancellation are the original's.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
+import threading
 import weakref
 from collections.abc import Awaitable, Callable
 from types import ModuleType
@@ -21,24 +23,89 @@ from loopguard import _agent, patches
 
 MODULE = "anyio.to_thread"
 
+# (the original run_sync, function, its arguments, options of run_sync): calls
+# the original when the function may run
+Policy = Callable[[Callable[..., Awaitable[Any]], Any, "tuple[Any, ...]", "dict[str, Any]"], Any]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _UNKNOWN = 0  # a limit that is not known
 
 
+class _Users:
+    """Whom one replacement of run_sync serves. With none it passes on."""
+
+    def __init__(self) -> None:
+        self.measured = False
+        self.policy: Policy | None = None
+
+
+_lock = threading.RLock()
+_users = _Users()
+_made: list[patches.Patch] = []  # the replacement, when there is one
+
+
 def apply() -> None:
-    """Replaces ``anyio.to_thread.run_sync``, now or once it is imported."""
-    patches.when_imported(MODULE, _patch)
+    """Measures ``anyio.to_thread.run_sync``, now or once it is imported."""
+    patches.when_imported(MODULE, _measure)
 
 
-def _patch(module: ModuleType) -> None:
+def undo() -> list[str]:
+    """Measures no more.
+
+    Returns:
+        The attribute's name when others have patched it since: it stays wrapped.
+    """
+    with _lock:
+        _users.measured = False
+        return _leave()
+
+
+def decide(policy: Policy | None, module: ModuleType) -> list[str]:
+    """From now on `policy` runs the calls that bring no limiter of their own.
+
+    Args:
+        policy: None ends it.
+        module: ``anyio.to_thread``.
+    Returns:
+        As `undo`.
+    """
+    with _lock:
+        _users.policy = policy
+        if policy is None:
+            return _leave()
+        _enter(module)
+        return []
+
+
+def names() -> tuple[str, ...]:
+    """The attribute replaced now, if it is."""
+    return tuple(patches.name_of(patch) for patch in _made)
+
+
+def _measure(module: ModuleType) -> None:
+    with _lock:
+        _users.measured = True
+        _enter(module)
+
+
+def _enter(module: ModuleType) -> None:
     original = getattr(module, "run_sync", None)
-    if original is not None:
+    if original is not None and not _made:
         limiters = _Limiters(module.current_default_thread_limiter)
-        patches.replace(module, "run_sync", _measured(original, limiters))
+        patches.replace(module, "run_sync", _replacement(original, limiters, _users), _made)
 
 
-def _measured(
-    original: Callable[..., Awaitable[Any]], limiters: _Limiters
+def _leave() -> list[str]:
+    global _users
+    if _users.measured or _users.policy is not None or not _made:
+        return []
+    left = patches.put_back(_made)
+    # a replacement that stays in others' hands serves nobody any more
+    _users = _Users()
+    return left
+
+
+def _replacement(
+    original: Callable[..., Awaitable[Any]], limiters: _Limiters, users: _Users
 ) -> Callable[..., Awaitable[Any]]:
     submit = _agent.pool_submit
     tokens_of = limiters.tokens
@@ -46,10 +113,13 @@ def _measured(
     # Not a coroutine function itself: that would add a frame to every traceback.
     @functools.wraps(original)
     def run_sync(func: Any, *args: Any, limiter: Any = None, **options: Any) -> Any:
-        # A limiter of one's own, such as FastAPI's for leaving a dependency,
-        # takes no token of the pool.
-        limit = tokens_of() if limiter is None else _UNKNOWN
-        return original(submit(func, limit), *args, limiter=limiter, **options)
+        if users.measured:
+            # A limiter of one's own, such as FastAPI's for leaving a dependency,
+            # takes no token of the pool.
+            func = submit(func, tokens_of() if limiter is None else _UNKNOWN)
+        if limiter is None and users.policy is not None:
+            return users.policy(original, func, args, options)
+        return original(func, *args, limiter=limiter, **options)
 
     return _like_a_coroutine_function(run_sync)
 
