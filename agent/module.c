@@ -287,15 +287,6 @@ agent_slice_reset(PyObject *module, PyObject *unused)
 }
 
 static PyObject *
-agent_slice_left(PyObject *module, PyObject *unused)
-{
-    (void)module;
-    (void)unused;
-    lg_slice_left(&agent);
-    Py_RETURN_NONE;
-}
-
-static PyObject *
 agent_slice_check(PyObject *module, PyObject *since_ns)
 {
     (void)module;
@@ -389,8 +380,6 @@ static PyMethodDef methods[] = {
     {"slice_is_armed", agent_slice_is_armed, METH_NOARGS, PyDoc_STR("slice_is_armed() -> bool.")},
     {"slice_reset", agent_slice_reset, METH_NOARGS,
      PyDoc_STR("slice_reset() -> None. Forgets the calls of this thread's slice.")},
-    {"slice_left", agent_slice_left, METH_NOARGS,
-     PyDoc_STR("slice_left() -> None. This thread's loop is between two runs.")},
     {"slice_check", agent_slice_check, METH_O,
      PyDoc_STR("slice_check(since_ns) -> None. Raises the violation if the hooks saw a blocking\n"
                "call of this slice since then, of the threshold's length.")},

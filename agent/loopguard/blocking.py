@@ -14,11 +14,11 @@ before the loop was known). Whenever one made a blocking call, or took longer
 than the threshold, the callbacks get a `SlowTaskEvent` after it: on the loop's
 own thread, in the context of the task.
 
-Which loops: the one that runs where `activate` is called, every loop that the
-agent knows (`loopguard.install`, the middleware, `loopguard.watch`), every one
-whose ``run_forever`` begins while active (asyncio's and uvloop's, in any
-thread), and at the latest any other one at its first blocking call. The agent
-is started for it if it is not there; `loopguard.stop` ends it, and this too.
+Which loops: every one of asyncio's and uvloop's, in any thread, that runs when
+`activate` is called or is made later, and at the latest any other one at its
+first blocking call. Tasks that were started before are seen as callbacks. The
+agent is started for it if it is not there; `loopguard.stop` ends it, and this
+too.
 
 Different from aiocop, which is wrong there: callbacks of readers and protocols
 are seen; loops outside of the main thread, and several loops, are told apart; a
@@ -29,18 +29,16 @@ was patched can be unpatched; `blocked_ms` and `duration_ms` tell time.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar, Token
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import Any
 
-from loopguard import _agent, control, patches
+from loopguard import _agent, control, every_loop, patches
 from loopguard.blocking_names import (
     BLOCKING_EVENTS_DICT,
     FUNCTIONS_TO_PATCH_DICT,
@@ -160,7 +158,6 @@ class _State:
         self.callbacks: tuple[SlowTaskCallback, ...] = ()
         self.providers: tuple[ContextProvider, ...] = ()
         self.patched: dict[str, tuple[Any, str, Any]] = {}
-        self.runs: list[tuple[Any, Any]] = []  # loop classes whose run_forever is ours
         self.troubles = {"raised": 0, "slow": 0}
         self.told: set[tuple[str, int]] = set()
 
@@ -331,7 +328,6 @@ def deactivate() -> None:
     """
     _state.active = False
     _agent.slice_disarm()
-    _restore_runs()
 
 
 def is_monitoring_active() -> bool:
@@ -342,7 +338,7 @@ def is_monitoring_active() -> bool:
 def reset() -> None:
     """Undoes everything: inactive, unpatched, no callbacks, no settings.
 
-    Only the audit hook stays, asleep.
+    Only the audit hook stays, asleep; and the agent, if others use it too.
     """
     deactivate()
     unpatch_audit_functions()
@@ -353,6 +349,8 @@ def reset() -> None:
     _state.providers = ()
     _state.troubles = {"raised": 0, "slow": 0}
     _state.told.clear()
+    if control.is_provisional():
+        control.stop()
 
 
 # ---- callbacks and context -----------------------------------------------------
@@ -555,39 +553,42 @@ def _infos(calls: Iterable[_Call]) -> list[BlockingEventInfo]:
 
 def _guarded(kind: str, function: Callable[..., Any], *args: Any) -> Any:
     """The user's function must not harm the loop more than it can help."""
+    result, error = None, None
     began = time.perf_counter()
-    result = None
     try:
         result = function(*args)
-    except Exception:
-        _trouble("raised", function, "blocking: a %s failed: %r", kind, exc_info=True)
-    if time.perf_counter() - began > _SLOW_CALLBACK_S:
-        _trouble("slow", function, "blocking: a %s holds up the event loop itself: %r", kind)
+    except Exception as raised:
+        error = raised
+    took = time.perf_counter() - began
+    if error is not None:
+        _trouble("raised", function, f"blocking: a {kind} failed", error)
+    if took > _SLOW_CALLBACK_S:
+        _trouble("slow", function, f"blocking: a {kind} holds up the event loop itself")
     return result
 
 
 def _trouble(
-    what: str, function: Callable[..., Any], text: str, kind: str, exc_info: bool = False
+    what: str, function: Callable[..., Any], text: str, error: Exception | None = None
 ) -> None:
     _state.troubles[what] += 1
     if (what, id(function)) not in _state.told:
         _state.told.add((what, id(function)))
-        _log.warning(text, kind, function, exc_info=exc_info)
+        _log.warning("%s: %r", text, function, exc_info=error)
 
 
 # ---- arming --------------------------------------------------------------------
 
 
 def _arm() -> None:
-    """A loop that runs here is known at once; without one the agent waits, so
-    that `loopguard.install` may still come with its own configuration.
-    """
+    """Our own work first: it is nobody's slice."""
+    config = LoopGuardConfig(enforcement_mode="log", log_blocking_events=False)
+    if control.is_running() or control.start(config, provisional=True):
+        if not every_loop.is_applied():
+            every_loop.apply()
+        if every_loop.is_asyncio():
+            _agent.watch_loop()
     if not _agent.slice_is_armed():
         _arm_slices()
-    for module, loop_class in (("asyncio.base_events", "BaseEventLoop"), ("uvloop", "Loop")):
-        patches.when_imported(module, functools.partial(_measure_runs, loop_class))
-    if _running_loop() is not None:
-        _know_this_loop()
 
 
 def _rearm() -> None:
@@ -621,61 +622,6 @@ def _arm_slices() -> None:
         violation=_violation,
         raising=_raising,
     )
-
-
-def _know_this_loop() -> None:
-    if control.is_running() or control.start(
-        LoopGuardConfig(enforcement_mode="log", log_blocking_events=False)
-    ):
-        _agent.watch_loop()
-
-
-def _running_loop() -> object:
-    asyncio = importlib.import_module("asyncio")
-    return asyncio._get_running_loop()  # noqa: SLF001 (None where none runs)
-
-
-def _measure_runs(class_name: str, module: ModuleType) -> None:
-    cls: Any = getattr(module, class_name, None)
-    if cls is None or not _state.active or isinstance(cls.run_forever, _Run):
-        return
-    run = _Run(cls.run_forever)
-    patches.replace(cls, "run_forever", run)
-    _state.runs.append((cls, run))
-
-
-def _restore_runs() -> None:
-    while _state.runs:
-        cls, run = _state.runs.pop()
-        if vars(cls).get("run_forever") is run:
-            patches.restore(cls, "run_forever")
-
-
-class _Run:
-    """Stands in for ``run_forever`` of a class of loops: each one is known from
-    its first callback on, and its last one is told.
-    """
-
-    def __init__(self, original: Callable[[Any], None]) -> None:
-        self._original = original
-        functools.update_wrapper(self, original)
-
-    def __get__(self, loop: Any, owner: type | None = None) -> Any:
-        return self if loop is None else functools.partial(self, loop)
-
-    def __call__(self, loop: Any) -> None:
-        if not _agent.slice_is_armed():
-            return self._original(loop)
-        _agent.slice_left()
-        with contextlib.suppress(RuntimeError):  # closed: the original says so itself
-            loop.call_soon(_know_this_loop)
-            ready = getattr(loop, "_ready", None)
-            if isinstance(ready, deque):
-                ready.rotate(1)  # before the first step of what it is to run
-        try:
-            return self._original(loop)
-        finally:
-            _agent.slice_left()
 
 
 # ---- helpers -------------------------------------------------------------------

@@ -29,18 +29,21 @@ class _State:
         self.reported = ""  # last reason logged
         self.subscriptions: list[Subscription] = []  # the configuration's own
         self.for_tests = False  # a test run armed it, not the application
+        self.provisional = False  # until the application's own configuration comes
 
 
 _state = _State()
 
 
-def start(config: LoopGuardConfig, *, for_tests: bool = False) -> bool:
+def start(config: LoopGuardConfig, *, for_tests: bool = False, provisional: bool = False) -> bool:
     """Arms the agent; the first configuration of a process holds until `stop`.
 
     Args:
         config: the options.
         for_tests: a test run asks, on its own account: an application that
             comes with a configuration of its own is not told that it is late.
+        provisional: a module needs the agent, with whatever configuration: the
+            next one that is not takes its place, as far as no loop has run.
     Returns:
         False when loopguard is switched off or could not start: then the
         caller leaves the application as it is. The reason is logged once and
@@ -54,12 +57,23 @@ def start(config: LoopGuardConfig, *, for_tests: bool = False) -> bool:
             return False
         if _state.config is None:
             _state.for_tests = for_tests
+            _state.provisional = provisional
             return _arm(config)
+        if provisional:
+            return True
+        if _state.provisional and not for_tests:
+            _state.provisional = False
+            return _take_over(config)
         # what the middleware does with an answer is not the agent's affair
         quiet = _state.for_tests or for_tests
         if not quiet and config.to_settings() != _state.config.to_settings():
             _report("another configuration is already in force; this one is ignored")
         return True
+
+
+def is_provisional() -> bool:
+    """Whether nobody but a module that needs it has started the agent."""
+    return _state.config is not None and _state.provisional
 
 
 def is_running() -> bool:
@@ -159,6 +173,19 @@ def _arm(config: LoopGuardConfig) -> bool:
     threads.apply()
     if config.task_factory:
         tasknames.apply()
+    _subscribe(config)
+    return True
+
+
+def _take_over(config: LoopGuardConfig) -> bool:
+    assert _state.config is not None
+    if config.to_settings() != _state.config.to_settings():
+        if _agent.status()["state"] == "armed":
+            _agent.stop()
+            _agent.start(config.to_settings())
+        else:
+            _report("another configuration is already in force; this one is ignored")
+    _state.config = config
     _subscribe(config)
     return True
 

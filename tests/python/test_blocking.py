@@ -840,6 +840,31 @@ def test_a_forked_child_goes_on_monitoring() -> None:
     ]
 
 
+def test_an_application_may_come_with_its_configuration_later() -> None:
+    lines = run_script(
+        """
+        import asyncio, time
+        import loopguard
+        from loopguard import blocking
+        blocking.patch_audit_functions()
+        blocking.start_blocking_io_detection()
+        blocking.detect_slow_tasks(20, lambda e: print(e.reason, flush=True))
+        blocking.activate()
+        print(loopguard.status()["state"])
+
+        async def app(scope, receive, send):
+            pass
+
+        async def main():
+            time.sleep(0.04)
+
+        loopguard.install(app, fallback_threshold_ms=25, on_blocking=lambda e: print(e.threshold_ms))
+        asyncio.run(main())
+        """
+    )
+    assert lines == ["armed", "25.0", "io_blocking"]
+
+
 def test_without_hooks_steps_are_still_told() -> None:
     lines = run_script(
         """
