@@ -6,126 +6,43 @@
  * what is above are steps. Only the topmost runs; time and calls of one within
  * are not the outer one's.
  */
-#include "slice.h"
+#include "slice_private.h"
 
 #include <frameobject.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "../common/lg_clock.h"
-#include "../common/lg_geometry.h"
 #include "../common/lg_seqlock.h"
-#include "agent.h"
 #include "charge.h"
 #include "pycompat.h"
 #include "sample.h"
 
-#define DEPTH 8u                        /* slices within each other */
-#define CALLS (2 * LG_SLICE_EVENTS)     /* of all of them together */
-#define STACKS 64u                      /* different ones, of one slice's samples */
-#define HIGH 50                         /* severity from which on a call is refused */
-#define MODERATE 10
-
-struct call {
-    PyObject *name;                     /* strong references, all of them */
-    PyObject *args;
-    int weight;
-    uint32_t depth;
-    bool has_lines;                     /* `at` are lines; else offsets of instructions */
-    bool is_timed;                      /* by the clock; else by what the hooks saw after it */
-    uint64_t at_ns;
-    uint64_t duration_ns;
-    uint64_t blocked_ns;                /* the thread's blocking calls until it began */
-    PyObject *code[LG_PYSTACK_DEPTH];
-    int32_t at[LG_PYSTACK_DEPTH];
-};
-
-struct slice {
-    uint64_t serial;                    /* never 0, never twice in a room */
-    uint64_t start_ns;
-    uint64_t hook;                      /* the loop's when it began: see was_left() */
-    uint64_t within_ns;                 /* of slices in this one */
-    struct lg_owner *owner;             /* NULL between steps; its step holds it */
-    struct lg_sums sums;                /* at the start, moved on by slices within */
-    uint64_t gc_ns;
-    uint64_t parts_of_ns;               /* how much of it `parts` tell */
-    uint64_t parts_ns[LG_CAUSE_COUNT];
-    PyObject *at_start;                 /* what the providers said, or NULL */
-    PyObject *at_call;                  /* and at the first call */
-    PyObject *variables;                /* context of the first call, between steps */
-    uint32_t first_call;
-    bool refused;                       /* once in a slice */
-};
-
-struct seen_stack {
-    uint32_t count;
-    struct lg_pystack_sample frames;
-};
-
-struct room {
-    /* Read by the watchdog. */
-    uint64_t since_ns;                  /* 0 = no slice runs */
-    uint64_t serial;
-    /* Written by it. */
-    uint64_t sampled;                   /* serial of the slice that `seen` are of */
-    uint32_t samples;
-    uint32_t stacks;
-    struct seen_stack seen[STACKS];
-    struct lg_pystack_sample scratch;
-    /* The loop's thread. */
-    bool open;                          /* slice[0] runs, or steps in it */
-    bool busy;                          /* Python code of ours runs */
-    uint32_t depth;                     /* index of the one that runs */
-    uint64_t last_serial;
-    struct slice slice[DEPTH];
-    uint32_t calls;
-    struct call call[CALLS];
-};
-
-struct lg_slices {
-    struct lg_slice_options options;    /* with strong references */
-    struct lg_pystack_walker *walker;   /* for names, under the GIL */
-    struct room room[LG_LOOPS];
-};
-
-static struct room *room_of(const struct lg_loop *loop);
-static void begin(struct room *room, const struct lg_loop *loop, struct lg_owner *owner,
+static struct lg_slice_room *room_of(const struct lg_loop *loop);
+static void begin(struct lg_slice_room *room, const struct lg_loop *loop, struct lg_owner *owner,
                   uint64_t now_ns);
 static uint64_t hook_now(const struct lg_loop *loop);
-static bool was_left(const struct room *room, const struct lg_loop *loop);
-static bool is_worth_telling(const struct lg_slices *s, const struct room *room,
+static bool was_left(const struct lg_slice_room *room, const struct lg_loop *loop);
+static bool is_worth_telling(const struct lg_slices *s, const struct lg_slice_room *room,
                              const struct lg_loop *loop, uint64_t now_ns);
-static void end_step(struct room *room, const struct lg_loop *loop, uint64_t now_ns);
+static void end_step(struct lg_slice_room *room, const struct lg_loop *loop, uint64_t now_ns);
 static bool end_between_steps(struct lg_loop *loop, uint64_t now_ns);
 static bool tell(struct lg_loop *loop, uint64_t now_ns, bool may_raise);
-static void call_receiver(const struct lg_loop *loop, const struct slice *slice,
+static void call_receiver(const struct lg_loop *loop, const struct lg_slice *slice,
                           uint64_t elapsed_ns, PyObject *receive, PyObject *events);
 static PyObject *take_exception(void);
 static bool is_end_of_program(PyObject *type);
-static void drop(struct room *room);
-static void drop_all(struct room *room);
-static void drop_calls(struct room *room, uint32_t from);
-static PyObject *ask_providers(struct lg_agent *agent, struct room *room);
+static void drop(struct lg_slice_room *room);
+static void drop_all(struct lg_slice_room *room);
+static void drop_calls(struct lg_slice_room *room, uint32_t from);
+static PyObject *ask_providers(struct lg_agent *agent, struct lg_slice_room *room);
 static bool wants_raising(struct lg_slices *s);
 static void raise_violation(struct lg_slices *s, uint64_t elapsed_ns, PyObject *events);
-static void capture_stack(struct lg_agent *agent, const struct lg_loop *loop, struct call *call,
-                          uint32_t depth);
-static void walk_frames(struct call *call, uint32_t depth);
+static void capture_stack(struct lg_agent *agent, const struct lg_loop *loop,
+                          struct lg_slice_call *call, uint32_t depth);
+static void walk_frames(struct lg_slice_call *call, uint32_t depth);
 static uint64_t blocked_until_now(const struct lg_loop *loop);
-static void close_call(const struct lg_loop *loop, struct room *room, uint64_t blocked_ns);
-static PyObject *events_object(const struct room *room);
-static double seconds_since_1970(uint64_t mono_ns);
-static PyObject *measured_event(struct lg_slices *s, const struct lg_loop *loop, uint64_t since_ns,
-                                uint64_t least_ns, int *weight);
-static PyObject *own_stack(const struct call *call);
-static PyObject *raw_stack(struct lg_slices *s, const struct lg_pystack_sample *raw,
-                           uint32_t depth);
-static PyObject *samples_object(struct lg_slices *s, struct lg_agent *agent,
-                                const struct room *room, uint64_t serial);
-static void open_walker(struct lg_slices *s, struct lg_agent *agent);
-static PyObject *blocked_object(const struct lg_loop *loop, const struct slice *slice,
-                                uint64_t elapsed_ns);
-static PyObject *request_object(const struct lg_agent *agent, const struct lg_owner *owner);
+static void close_call(const struct lg_loop *loop, struct lg_slice_room *room, uint64_t blocked_ns);
 static void pass_on_what_ends_the_program(void);
 static void wake_loop(const struct lg_loop *loop);
 static bool is_finalizing(void);
@@ -174,7 +91,7 @@ lg_slice_disarm(struct lg_agent *agent)
 {
     struct lg_loop *loop = lg_loop_current();
     if (agent->slices != NULL && loop != NULL && lg_slice_is_open(loop)) {
-        struct room *room = room_of(loop);
+        struct lg_slice_room *room = room_of(loop);
         uint64_t now = lg_now_ns();
         while (room->depth > 0 && agent->slices != NULL && !room->busy) {
             (void)tell(loop, now, false);
@@ -201,7 +118,7 @@ lg_slice_forked(struct lg_agent *agent)
 {
     struct lg_slices *s = agent->slice_rooms;
     for (int i = 0; s != NULL && i < LG_LOOPS; i++) {
-        struct room *room = &s->room[i];
+        struct lg_slice_room *room = &s->room[i];
         room->open = false;
         room->busy = false;
         room->depth = 0;
@@ -219,8 +136,8 @@ lg_slice_reset(struct lg_agent *agent)
 {
     struct lg_loop *loop = lg_loop_current();
     if (agent->slices != NULL && loop != NULL && lg_slice_is_open(loop)) {
-        struct room *room = room_of(loop);
-        struct slice *slice = &room->slice[room->depth];
+        struct lg_slice_room *room = room_of(loop);
+        struct lg_slice *slice = &room->slice[room->depth];
         drop_calls(room, slice->first_call);
         Py_CLEAR(slice->at_call);
         Py_CLEAR(slice->variables);
@@ -251,13 +168,13 @@ lg_slice_left(struct lg_agent *agent)
     if (agent->slices == NULL || loop == NULL) {
         return;
     }
-    struct room *room = room_of(loop);
+    struct lg_slice_room *room = room_of(loop);
     if (room->open && !room->busy && room->depth == 0) {
         (void)end_between_steps(loop, lg_now_ns());
     }
 }
 
-static struct room *
+static struct lg_slice_room *
 room_of(const struct lg_loop *loop)
 {
     return &loop->agent->slice_rooms->room[loop->index];
@@ -269,7 +186,7 @@ uint64_t
 lg_slice_enter(struct lg_loop *loop, struct lg_owner *owner, uint64_t now_ns, uint64_t *token)
 {
     struct lg_agent *agent = loop->agent;
-    struct room *room = room_of(loop);
+    struct lg_slice_room *room = room_of(loop);
     *token = 0;
     if (room->busy) {
         return now_ns;                  /* a step within Python code of ours */
@@ -290,7 +207,7 @@ lg_slice_enter(struct lg_loop *loop, struct lg_owner *owner, uint64_t now_ns, ui
     if (!room->open) {
         begin(room, loop, NULL, start);
     }
-    if (room->depth + 1 < DEPTH) {
+    if (room->depth + 1 < LG_SLICE_DEPTH) {
         room->depth++;
         begin(room, loop, owner, start);
         room->slice[room->depth].at_start = context;
@@ -305,10 +222,10 @@ lg_slice_enter(struct lg_loop *loop, struct lg_owner *owner, uint64_t now_ns, ui
 bool
 lg_slice_leave(struct lg_loop *loop, uint64_t token, uint64_t now_ns, bool may_raise)
 {
-    if (lg_loop_current() != loop) {
+    if (loop == NULL || lg_loop_current() != loop) {
         return false;                   /* the agent was stopped since */
     }
-    struct room *room = room_of(loop);
+    struct lg_slice_room *room = room_of(loop);
     uint32_t at = room->depth;
     while (at > 0 && room->slice[at].serial != token) {
         at--;
@@ -328,15 +245,15 @@ lg_slice_leave(struct lg_loop *loop, uint64_t token, uint64_t now_ns, bool may_r
 
 /* The topmost slice is over; what it took is not the outer one's. */
 static void
-end_step(struct room *room, const struct lg_loop *loop, uint64_t now_ns)
+end_step(struct lg_slice_room *room, const struct lg_loop *loop, uint64_t now_ns)
 {
-    const struct slice ended = room->slice[room->depth];
+    const struct lg_slice ended = room->slice[room->depth];
     drop(room);
     if (room->depth == 0) {
         begin(room, loop, NULL, now_ns);
         return;
     }
-    struct slice *outer = &room->slice[room->depth];
+    struct lg_slice *outer = &room->slice[room->depth];
     struct lg_sums sums = lg_loop_sums(loop);
     outer->within_ns += now_ns - ended.start_ns;
     outer->sums.io += sums.io - ended.sums.io;
@@ -353,7 +270,7 @@ lg_slice_poll_enter(struct lg_loop *loop, uint64_t now_ns)
 {
     struct lg_agent *agent = loop->agent;
     struct lg_slices *s = agent->slices;
-    struct room *room = room_of(loop);
+    struct lg_slice_room *room = room_of(loop);
     if (s == NULL || !room->open || room->busy || room->depth != 0) {
         return;                         /* a loop that runs within another one's callback */
     }
@@ -378,7 +295,7 @@ lg_slice_poll_enter(struct lg_loop *loop, uint64_t now_ns)
 void
 lg_slice_poll_leave(struct lg_loop *loop, uint64_t now_ns)
 {
-    struct room *room = room_of(loop);
+    struct lg_slice_room *room = room_of(loop);
     if (!room->busy && room->depth == 0 && !room->open) {
         begin(room, loop, NULL, now_ns);
     }
@@ -387,9 +304,9 @@ lg_slice_poll_leave(struct lg_loop *loop, uint64_t now_ns)
 void
 lg_slice_parts(struct lg_loop *loop, uint64_t wall_ns, const uint64_t parts_ns[LG_CAUSE_COUNT])
 {
-    struct room *room = room_of(loop);
+    struct lg_slice_room *room = room_of(loop);
     if (room->open && !room->busy) {
-        struct slice *slice = &room->slice[room->depth];
+        struct lg_slice *slice = &room->slice[room->depth];
         slice->parts_of_ns += wall_ns;
         for (int i = 0; i < LG_CAUSE_COUNT; i++) {
             slice->parts_ns[i] += parts_ns[i];
@@ -399,9 +316,10 @@ lg_slice_parts(struct lg_loop *loop, uint64_t wall_ns, const uint64_t parts_ns[L
 
 /* Fills slice[depth]. No Python code, no reference: also without the GIL. */
 static void
-begin(struct room *room, const struct lg_loop *loop, struct lg_owner *owner, uint64_t now_ns)
+begin(struct lg_slice_room *room, const struct lg_loop *loop, struct lg_owner *owner,
+      uint64_t now_ns)
 {
-    struct slice *slice = &room->slice[room->depth];
+    struct lg_slice *slice = &room->slice[room->depth];
     memset(slice, 0, sizeof(*slice));
     slice->serial = ++room->last_serial;
     slice->start_ns = now_ns;
@@ -427,17 +345,17 @@ hook_now(const struct lg_loop *loop)
 /* run_forever() was left since the stretch between steps began, and nobody told
  * us when: its time is known up to its last call. */
 static bool
-was_left(const struct room *room, const struct lg_loop *loop)
+was_left(const struct lg_slice_room *room, const struct lg_loop *loop)
 {
     return room->depth == 0 && room->slice[0].hook != hook_now(loop);
 }
 
 /* Without edges of the poll a stretch between steps may have been idle. */
 static bool
-is_worth_telling(const struct lg_slices *s, const struct room *room, const struct lg_loop *loop,
-                 uint64_t now_ns)
+is_worth_telling(const struct lg_slices *s, const struct lg_slice_room *room,
+                 const struct lg_loop *loop, uint64_t now_ns)
 {
-    const struct slice *slice = &room->slice[room->depth];
+    const struct lg_slice *slice = &room->slice[room->depth];
     return room->calls > slice->first_call ||
            ((room->depth > 0 || (loop->has_edges && !was_left(room, loop))) &&
             now_ns - slice->start_ns - slice->within_ns >= s->options.threshold_ns);
@@ -448,7 +366,7 @@ static bool
 end_between_steps(struct lg_loop *loop, uint64_t now_ns)
 {
     struct lg_slices *s = loop->agent->slices;
-    struct room *room = room_of(loop);
+    struct lg_slice_room *room = room_of(loop);
     if (s == NULL || !room->open || room->depth != 0 || room->busy) {
         return false;
     }
@@ -468,8 +386,8 @@ tell(struct lg_loop *loop, uint64_t now_ns, bool may_raise)
 {
     struct lg_agent *agent = loop->agent;
     struct lg_slices *s = agent->slices;
-    struct room *room = room_of(loop);
-    struct slice slice = room->slice[room->depth];
+    struct lg_slice_room *room = room_of(loop);
+    struct lg_slice slice = room->slice[room->depth];
     if (was_left(room, loop) && room->calls > slice.first_call) {
         now_ns = room->call[room->calls - 1].at_ns;
     }
@@ -486,10 +404,10 @@ tell(struct lg_loop *loop, uint64_t now_ns, bool may_raise)
     int measured = 0;
     if (receive != Py_None || raising) {
         close_call(loop, room, blocked_until_now(loop));
-        events = events_object(room);
+        events = lg_slice_events(room);
         if (events != NULL && PyList_GET_SIZE(events) == 0) {
             PyObject *one = elapsed >= s->options.threshold_ns
-                                ? measured_event(s, loop, slice.start_ns, elapsed / 2, &measured)
+                                ? lg_slice_measured(s, loop, slice.start_ns, elapsed / 2, &measured)
                                 : NULL;
             if (one != NULL) {
                 (void)PyList_Append(events, one);
@@ -505,7 +423,7 @@ tell(struct lg_loop *loop, uint64_t now_ns, bool may_raise)
         }
         pass_on_what_ends_the_program();
     }
-    if (raising && exception == NULL && events != NULL && measured >= HIGH &&
+    if (raising && exception == NULL && events != NULL && measured >= LG_SLICE_HIGH &&
         agent->slices != NULL) {
         raise_violation(s, elapsed, events);
         exception = take_exception();
@@ -534,16 +452,16 @@ tell(struct lg_loop *loop, uint64_t now_ns, bool may_raise)
 
 /* Leaves what it raised set. */
 static void
-call_receiver(const struct lg_loop *loop, const struct slice *slice, uint64_t elapsed_ns,
+call_receiver(const struct lg_loop *loop, const struct lg_slice *slice, uint64_t elapsed_ns,
               PyObject *receive, PyObject *events)
 {
     struct lg_agent *agent = loop->agent;
     struct lg_slices *s = agent->slices;
     PyObject *contexts = Py_BuildValue("(OO)", slice->at_start != NULL ? slice->at_start : Py_None,
                                        slice->at_call != NULL ? slice->at_call : Py_None);
-    PyObject *samples = samples_object(s, agent, room_of(loop), slice->serial);
-    PyObject *blocked = blocked_object(loop, slice, elapsed_ns);
-    PyObject *request = request_object(agent, slice->owner);
+    PyObject *samples = lg_slice_samples(s, agent, room_of(loop), slice->serial);
+    PyObject *blocked = lg_slice_blocked(loop, slice, elapsed_ns);
+    PyObject *request = lg_slice_request(agent, slice->owner);
     PyObject *args = contexts != NULL && samples != NULL && blocked != NULL && request != NULL
                          ? Py_BuildValue("(KKOOOOO)", (unsigned long long)elapsed_ns,
                                          (unsigned long long)s->options.threshold_ns, events,
@@ -594,9 +512,9 @@ is_end_of_program(PyObject *type)
 
 /* The topmost slice goes, with all that it holds. */
 static void
-drop(struct room *room)
+drop(struct lg_slice_room *room)
 {
-    struct slice *slice = &room->slice[room->depth];
+    struct lg_slice *slice = &room->slice[room->depth];
     drop_calls(room, slice->first_call);
     PyObject *at_start = slice->at_start;
     PyObject *at_call = slice->at_call;
@@ -617,7 +535,7 @@ drop(struct room *room)
 }
 
 static void
-drop_all(struct room *room)
+drop_all(struct lg_slice_room *room)
 {
     while (room->open) {
         drop(room);
@@ -626,10 +544,10 @@ drop_all(struct room *room)
 
 /* Dropping may run a destructor's Python code: the room is in order first. */
 static void
-drop_calls(struct room *room, uint32_t from)
+drop_calls(struct lg_slice_room *room, uint32_t from)
 {
     while (room->calls > from) {
-        struct call *call = &room->call[--room->calls];
+        struct lg_slice_call *call = &room->call[--room->calls];
         PyObject *name = call->name;
         PyObject *args = call->args;
         call->name = NULL;
@@ -647,7 +565,7 @@ drop_calls(struct room *room, uint32_t from)
 }
 
 static PyObject *
-ask_providers(struct lg_agent *agent, struct room *room)
+ask_providers(struct lg_agent *agent, struct lg_slice_room *room)
 {
     struct lg_pending pending;
     lg_pending_save(&pending);
@@ -686,7 +604,7 @@ is_finalizing(void)
 static void
 wake_loop(const struct lg_loop *loop)
 {
-    struct room *room = room_of(loop);
+    struct lg_slice_room *room = room_of(loop);
     PyObject *py_loop = loop->used == LG_LOOP_USED ? lg_loop_object(loop) : NULL;
     if (py_loop == NULL) {
         return;
@@ -710,7 +628,7 @@ wake_loop(const struct lg_loop *loop)
 bool
 lg_slice_is_open(const struct lg_loop *loop)
 {
-    const struct room *room = room_of(loop);
+    const struct lg_slice_room *room = room_of(loop);
     return room->open && !room->busy && !loop->telling && lg_loop_runs(loop);
 }
 
@@ -719,10 +637,10 @@ lg_slice_call(struct lg_loop *loop, PyObject *name, PyObject *args, int weight, 
 {
     struct lg_agent *agent = loop->agent;
     struct lg_slices *s = agent->slices;
-    struct room *room = room_of(loop);
-    struct slice *slice = &room->slice[room->depth];
+    struct lg_slice_room *room = room_of(loop);
+    struct lg_slice *slice = &room->slice[room->depth];
     *token = 0;
-    if (room->calls == CALLS || room->calls - slice->first_call >= LG_SLICE_EVENTS) {
+    if (room->calls == LG_SLICE_CALLS || room->calls - slice->first_call >= LG_SLICE_EVENTS) {
         return 0;
     }
     uint64_t blocked = blocked_until_now(loop);
@@ -740,7 +658,7 @@ lg_slice_call(struct lg_loop *loop, PyObject *name, PyObject *args, int weight, 
         }
     }
     uint64_t now = lg_now_ns();
-    struct call *call = &room->call[room->calls];
+    struct lg_slice_call *call = &room->call[room->calls];
     call->name = Py_NewRef(name);
     call->args = Py_NewRef(args);
     call->weight = weight;
@@ -758,12 +676,12 @@ lg_slice_call(struct lg_loop *loop, PyObject *name, PyObject *args, int weight, 
     for (uint32_t i = slice->first_call; i < room->calls; i++) {
         score += room->call[i].weight;
     }
-    if (score < HIGH) {
+    if (score < LG_SLICE_HIGH) {
         return 0;
     }
     slice->refused = true;
     room->busy = true;
-    PyObject *events = events_object(room);
+    PyObject *events = lg_slice_events(room);
     if (events != NULL) {
         raise_violation(s, now - slice->start_ns - slice->within_ns, events);
         Py_DECREF(events);
@@ -780,8 +698,8 @@ lg_slice_check(struct lg_agent *agent, uint64_t since_ns)
     if (s == NULL || loop == NULL || !lg_slice_is_open(loop)) {
         return 0;
     }
-    struct room *room = room_of(loop);
-    struct slice *slice = &room->slice[room->depth];
+    struct lg_slice_room *room = room_of(loop);
+    struct lg_slice *slice = &room->slice[room->depth];
     uint64_t since = since_ns > slice->start_ns ? since_ns : slice->start_ns;
     if (slice->refused || room->calls != slice->first_call ||
         lg_now_ns() - since < s->options.threshold_ns) {
@@ -789,8 +707,8 @@ lg_slice_check(struct lg_agent *agent, uint64_t since_ns)
     }
     int weight = 0;
     room->busy = true;
-    PyObject *one = measured_event(s, loop, since, s->options.threshold_ns, &weight);
-    if (one != NULL && weight >= HIGH) {
+    PyObject *one = lg_slice_measured(s, loop, since, s->options.threshold_ns, &weight);
+    if (one != NULL && weight >= LG_SLICE_HIGH) {
         PyObject *events = PyList_New(0);
         if (events != NULL && PyList_Append(events, one) == 0) {
             slice->refused = true;
@@ -806,7 +724,7 @@ lg_slice_check(struct lg_agent *agent, uint64_t since_ns)
 void
 lg_slice_took(struct lg_loop *loop, uint64_t token, uint64_t duration_ns)
 {
-    struct room *room = room_of(loop);
+    struct lg_slice_room *room = room_of(loop);
     uint32_t n = (uint32_t)(token & 0xff);
     if (room->open && n != 0 && n <= room->calls && room->slice[room->depth].serial == token >> 8) {
         room->call[n - 1].duration_ns = duration_ns;
@@ -822,10 +740,10 @@ blocked_until_now(const struct lg_loop *loop)
 
 /* What the hooks saw since the last call began was that call's. */
 static void
-close_call(const struct lg_loop *loop, struct room *room, uint64_t blocked_ns)
+close_call(const struct lg_loop *loop, struct lg_slice_room *room, uint64_t blocked_ns)
 {
     if (room->calls > room->slice[room->depth].first_call) {
-        struct call *last = &room->call[room->calls - 1];
+        struct lg_slice_call *last = &room->call[room->calls - 1];
         if (!last->is_timed && loop->agent->features[LG_FEATURE_HOOKS].on) {
             last->duration_ns = blocked_ns - last->blocked_ns;
         }
@@ -867,7 +785,8 @@ raise_violation(struct lg_slices *s, uint64_t elapsed_ns, PyObject *events)
 /* Under the GIL and on our own stack a code object cannot go away: a reference
  * to each is all that names and lines need later. */
 static void
-capture_stack(struct lg_agent *agent, const struct lg_loop *loop, struct call *call, uint32_t depth)
+capture_stack(struct lg_agent *agent, const struct lg_loop *loop, struct lg_slice_call *call,
+              uint32_t depth)
 {
     struct lg_pystack_sample raw;
     call->depth = 0;
@@ -886,7 +805,7 @@ capture_stack(struct lg_agent *agent, const struct lg_loop *loop, struct call *c
 
 /* Where stacks cannot be read from memory: by the interpreter's own functions. */
 static void
-walk_frames(struct call *call, uint32_t depth)
+walk_frames(struct lg_slice_call *call, uint32_t depth)
 {
     PyFrameObject *frame = PyEval_GetFrame();
     Py_XINCREF(frame);
@@ -902,227 +821,6 @@ walk_frames(struct call *call, uint32_t depth)
     Py_XDECREF(frame);
 }
 
-/* ---- what Python is told -------------------------------------------------- */
-
-/* [(name, args, [(file, line, function)], seconds since 1970, weight,
- * duration in ns or None)] of the topmost slice. */
-static PyObject *
-events_object(const struct room *room)
-{
-    PyObject *list = PyList_New(0);
-    for (uint32_t i = room->slice[room->depth].first_call; list != NULL && i < room->calls; i++) {
-        const struct call *call = &room->call[i];
-        PyObject *duration = call->duration_ns == LG_NONE
-                                 ? Py_NewRef(Py_None)
-                                 : PyLong_FromUnsignedLongLong(call->duration_ns);
-        PyObject *stack = own_stack(call);
-        PyObject *one = duration != NULL && stack != NULL
-                            ? Py_BuildValue("(OOOdiO)", call->name, call->args, stack,
-                                            seconds_since_1970(call->at_ns), call->weight, duration)
-                            : NULL;
-        if (one == NULL || PyList_Append(list, one) < 0) {
-            Py_CLEAR(list);
-        }
-        Py_XDECREF(one);
-        Py_XDECREF(stack);
-        Py_XDECREF(duration);
-    }
-    return list;
-}
-
-static double
-seconds_since_1970(uint64_t mono_ns)
-{
-    struct lg_clocks clocks;
-    lg_clocks_read(&clocks);
-    return (double)(clocks.real_ns - (clocks.mono_ns - mono_ns)) / 1e9;
-}
-
-/* The longest call of those that no audit event told of, made by C code: the same
- * tuple; NULL when it took less than `least_ns`. */
-static PyObject *
-measured_event(struct lg_slices *s, const struct lg_loop *loop, uint64_t since_ns,
-               uint64_t least_ns, int *weight)
-{
-    const struct lg_call *call = lg_calls_longest_since(&loop->calls, since_ns);
-    if (call == NULL || call->class == LG_CALL_CLASS_GIL || call->dur_ns < least_ns) {
-        return NULL;
-    }
-    *weight = call->class == LG_CALL_CLASS_DISK ? MODERATE : HIGH;
-    char text[LG_CALL_DETAIL + 32];
-    lg_call_format(call, text, sizeof(text));
-    const char *kind = lg_call_kind_text(call->kind);
-    const char *rest = strncmp(text, kind, strlen(kind)) == 0 ? text + strlen(kind) : text;
-    while (*rest == ' ') {
-        rest++;
-    }
-    bool has_stack = loop->slow_call_ns >= since_ns && loop->slow_call_stack.depth != 0;
-    open_walker(s, loop->agent);
-    PyObject *stack =
-        has_stack ? raw_stack(s, &loop->slow_call_stack, s->options.event_depth) : PyList_New(0);
-    PyObject *detail = PyUnicode_DecodeUTF8(rest, (Py_ssize_t)strlen(rest), "replace");
-    PyObject *one = NULL;
-    if (stack != NULL && detail != NULL) {
-        one = Py_BuildValue("(s(O)OdiK)", kind, detail, stack, seconds_since_1970(call->start_ns),
-                            *weight, (unsigned long long)call->dur_ns);
-    }
-    Py_XDECREF(detail);
-    Py_XDECREF(stack);
-    PyErr_Clear();
-    return one;
-}
-
-static PyObject *
-own_stack(const struct call *call)
-{
-    PyObject *list = PyList_New((Py_ssize_t)call->depth);
-    for (uint32_t i = 0; list != NULL && i < call->depth; i++) {
-        PyCodeObject *code = (PyCodeObject *)call->code[i];
-        int at = call->at[i];
-        int line = call->has_lines ? at : PyCode_Addr2Line(code, at < 0 ? 0 : at);
-        PyObject *one = Py_BuildValue("(OiO)", code->co_filename, line, code->co_name);
-        if (one == NULL) {
-            Py_CLEAR(list);
-            break;
-        }
-        PyList_SET_ITEM(list, (Py_ssize_t)i, one);
-    }
-    return list;
-}
-
-/* Of frames taken without the GIL: their code may be gone. */
-static PyObject *
-raw_stack(struct lg_slices *s, const struct lg_pystack_sample *raw, uint32_t depth)
-{
-    PyObject *list = PyList_New(0);
-    for (uint32_t i = 0; list != NULL && i < raw->depth && i < depth; i++) {
-        struct lg_pystack_symbol symbol;
-        if (lg_pystack_symbol(s->walker, &raw->frames[i], &symbol) != 0) {
-            continue;
-        }
-        const char *name = strrchr(symbol.name, '.');   /* "f.<locals>.g" is told as "g" */
-        name = name != NULL && name[1] != '\0' ? name + 1 : symbol.name;
-        PyObject *file = PyUnicode_DecodeUTF8(symbol.file, symbol.file_size_bytes, "replace");
-        PyObject *function = PyUnicode_DecodeUTF8(name, (Py_ssize_t)strlen(name), "replace");
-        PyObject *one = file != NULL && function != NULL
-                            ? Py_BuildValue("(OiO)", file, (int)symbol.line, function)
-                            : NULL;
-        if (one == NULL || PyList_Append(list, one) < 0) {
-            Py_CLEAR(list);
-        }
-        Py_XDECREF(one);
-        Py_XDECREF(function);
-        Py_XDECREF(file);
-    }
-    return list;
-}
-
-/* [(stack, count)] */
-static PyObject *
-samples_object(struct lg_slices *s, struct lg_agent *agent, const struct room *room,
-               uint64_t serial)
-{
-    PyObject *list = PyList_New(0);
-    /* Pairs with the release in lg_slice_watch(): the count is of this slice. */
-    if (lg_load_acquire(&room->sampled) != serial) {
-        return list;
-    }
-    uint32_t n = lg_load32_acquire(&room->stacks);
-    if (n > 0) {
-        open_walker(s, agent);
-        lg_pystack_begin(s->walker);
-    }
-    for (uint32_t i = 0; list != NULL && i < n; i++) {
-        PyObject *stack = raw_stack(s, &room->seen[i].frames, s->options.sample_depth);
-        PyObject *one = stack != NULL
-                            ? Py_BuildValue("(OI)", stack, lg_load32_relaxed(&room->seen[i].count))
-                            : NULL;
-        if (one == NULL || (PyList_GET_SIZE(stack) > 0 && PyList_Append(list, one) < 0)) {
-            Py_CLEAR(list);
-        }
-        Py_XDECREF(one);
-        Py_XDECREF(stack);
-    }
-    if (n > 0) {
-        lg_pystack_end(s->walker);
-    }
-    return list;
-}
-
-/* Left NULL where stacks are off: names are then not found. */
-static void
-open_walker(struct lg_slices *s, struct lg_agent *agent)
-{
-    if (s->walker == NULL && agent->pystack != NULL &&
-        lg_pystack_walker_open(agent->pystack, &s->walker) != 0) {
-        s->walker = NULL;
-    }
-}
-
-/* {cause: ns}; they sum to the slice. What charge.c measured, where it did;
- * else what the hooks summed, and the rest was the processor's. */
-static PyObject *
-blocked_object(const struct lg_loop *loop, const struct slice *slice, uint64_t elapsed_ns)
-{
-    static const char *const names[LG_CAUSE_COUNT] = {
-#define LG_X(name, number, text) [number] = text,
-        LG_CAUSES(LG_X)
-#undef LG_X
-    };
-    uint64_t parts[LG_CAUSE_COUNT] = {0};
-    struct lg_sums now = lg_loop_sums(loop);
-    if (slice->parts_of_ns > elapsed_ns - elapsed_ns / 8) {
-        memcpy(parts, slice->parts_ns, sizeof(parts));
-    }
-    else {
-        parts[LG_CAUSE_IO] = now.io - slice->sums.io;
-        parts[LG_CAUSE_DISK] = now.disk - slice->sums.disk;
-        parts[LG_CAUSE_LOCK] = now.lock - slice->sums.lock;
-        parts[LG_CAUSE_GIL] = now.gil - slice->sums.gil;
-        parts[LG_CAUSE_GC] = loop->gc_ns - slice->gc_ns;
-        uint64_t known = 0;
-        for (int i = 0; i < LG_CAUSE_COUNT; i++) {
-            known += parts[i];
-        }
-        parts[LG_CAUSE_CPU] = elapsed_ns > known ? elapsed_ns - known : 0;
-    }
-    PyObject *dict = PyDict_New();
-    for (int i = 0; dict != NULL && i < LG_CAUSE_COUNT; i++) {
-        PyObject *ns = parts[i] != 0 ? PyLong_FromUnsignedLongLong(parts[i]) : NULL;
-        if (parts[i] != 0 && (ns == NULL || PyDict_SetItemString(dict, names[i], ns) < 0)) {
-            Py_CLEAR(dict);
-        }
-        Py_XDECREF(ns);
-    }
-    return dict;
-}
-
-/* {"method", "route", "request_id"}; None where it is no request's. */
-static PyObject *
-request_object(const struct lg_agent *agent, const struct lg_owner *owner)
-{
-    static const char *const methods[] = {
-#define LG_X(name, number, text) [number] = text,
-        LG_METHODS(LG_X)
-#undef LG_X
-    };
-    if (owner == NULL || !lg_owner_is_current(owner) ||
-        (owner->kind != LG_KIND_REQUEST && owner->kind != LG_KIND_WEBSOCKET)) {
-        return Py_NewRef(Py_None);
-    }
-    char route[512] = "";
-    char id[16];
-    const struct lg_segment *seg = &agent->rec.seg;
-    if (owner->endpoint >= 0 && seg->endpoints != NULL) {
-        uint64_t key = lg_load_relaxed(&seg->endpoints[owner->endpoint].key);
-        (void)lg_string_get(seg->strings, seg->string_bytes, LG_KEY_NAME(key), route,
-                            sizeof(route));
-    }
-    snprintf(id, sizeof(id), "%08x", owner->id);
-    return Py_BuildValue("{s:s,s:z,s:s}", "method", methods[owner->method], "route",
-                         route[0] != '\0' ? route : NULL, "request_id", id);
-}
-
 /* ---- the watchdog's side -------------------------------------------------- */
 
 void
@@ -1132,7 +830,7 @@ lg_slice_watch(struct lg_sampler *sampler, struct lg_loop *loop, uint64_t now_ns
     if (s == NULL || !s->options.sampling) {
         return;
     }
-    struct room *room = room_of(loop);
+    struct lg_slice_room *room = room_of(loop);
     /* Pairs with begin(). */
     uint64_t since = lg_load_acquire(&room->since_ns);
     uint64_t serial = lg_load_relaxed(&room->serial);
@@ -1155,17 +853,17 @@ lg_slice_watch(struct lg_sampler *sampler, struct lg_loop *loop, uint64_t now_ns
     uint32_t n = room->stacks;
     const struct lg_pystack_sample *raw = &room->scratch;
     for (uint32_t i = 0; i < n; i++) {
-        struct seen_stack *seen = &room->seen[i];
+        struct lg_slice_stack *seen = &room->seen[i];
         if (seen->frames.depth == raw->depth &&
             memcmp(seen->frames.frames, raw->frames, raw->depth * sizeof(raw->frames[0])) == 0) {
             lg_store32_relaxed(&seen->count, seen->count + 1);
             return;
         }
     }
-    if (n < STACKS) {
+    if (n < LG_SLICE_STACKS) {
         room->seen[n].count = 1;
         room->seen[n].frames = *raw;
-        /* The entry is whole before it is counted. Pairs with samples_object(). */
+        /* The entry is whole before it is counted. Pairs with lg_slice_samples(). */
         lg_store32_release(&room->stacks, n + 1);
     }
 }
