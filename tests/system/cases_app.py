@@ -3,7 +3,7 @@
 Every line that blocks is marked "BLOCKS <name>": the stack that loopguard shows
 must lead to such a line. What really happened is kept in TRUTH, in
 milliseconds, by this process's own clock, and asked for at /truth. Nothing in
-here knows of loopguard.
+here knows of loopguard, but for the cure of the thread pool's deadlock.
 """
 
 from __future__ import annotations
@@ -351,6 +351,11 @@ async def arm_reader() -> None:
 
 
 # ---- 12-14: the thread pool ------------------------------------------------
+
+if "CASES_THREADPOOL_PATCH" in os.environ:
+    from loopguard import threadpool
+
+    threadpool.patch()
 
 
 @api.get("/gil/python")
