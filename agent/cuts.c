@@ -21,9 +21,13 @@ static uint32_t row_of(int32_t endpoint);
 static struct cut own_share(const struct cut *wall);
 static void of_request_told(struct lg_loop *loop, struct lg_owner *owner, int32_t endpoint,
                             enum lg_cumulative_result result, const struct cut *own);
-static void of_endpoint(struct lg_loop *loop, uint32_t endpoint, const struct cut *own,
+static void of_endpoint(struct lg_loop *loop, uint32_t endpoint,
+                        const struct lg_cumulative *of_request, const struct cut *own,
                         const struct cut *wall);
-static void of_loop(struct lg_loop *loop, const struct cut *wall);
+static bool is_for_narrower(const struct lg_loop *loop, const struct lg_cumulative *wide,
+                            const struct lg_cumulative *narrow, uint64_t ns);
+static void of_loop(struct lg_loop *loop, const struct lg_cumulative *of_endpoint,
+                    const struct cut *wall);
 static void forget_unless_open(struct lg_cumulative *c);
 static void count(struct lg_recorder *rec, uint32_t endpoint);
 static enum lg_cumulative_result add(struct lg_loop *loop, struct lg_cumulative *c,
@@ -51,7 +55,7 @@ lg_cuts_step(struct lg_loop *loop, struct lg_owner *owner, int32_t endpoint, uin
     memcpy(wall.parts_ns, parts_ns, sizeof(wall.parts_ns));
     struct cut own = own_share(&wall);
     if (own.ns < agent->settings.config.cumulative_min_step_ns) {
-        of_loop(loop, &wall);
+        of_loop(loop, NULL, &wall);
         return;
     }
     if (owner->cumulative == NULL && owner->kind != LG_KIND_TASK) {
@@ -64,7 +68,7 @@ lg_cuts_step(struct lg_loop *loop, struct lg_owner *owner, int32_t endpoint, uin
         of_request_told(loop, owner, endpoint, result, &own);
     }
     else if (endpoint >= 0) {
-        of_endpoint(loop, (uint32_t)endpoint, &own, &wall);
+        of_endpoint(loop, (uint32_t)endpoint, owner->cumulative, &own, &wall);
     }
     else {
         owner->unnamed_cuts++;
@@ -123,15 +127,17 @@ of_request_told(struct lg_loop *loop, struct lg_owner *owner, int32_t endpoint,
 }
 
 static void
-of_endpoint(struct lg_loop *loop, uint32_t endpoint, const struct cut *own, const struct cut *wall)
+of_endpoint(struct lg_loop *loop, uint32_t endpoint, const struct lg_cumulative *of_request,
+            const struct cut *own, const struct cut *wall)
 {
     struct lg_agent *agent = loop->agent;
     struct lg_cumulative **window = &agent->cumulative_of[endpoint];
     if (*window == NULL) {
         *window = new_window(agent);
     }
+    bool waits = is_for_narrower(loop, *window, of_request, own->ns);
     enum lg_cumulative_result result =
-        *window == NULL ? LG_CUMULATIVE_BELOW : add(loop, *window, endpoint, 0, own);
+        *window == NULL || waits ? LG_CUMULATIVE_BELOW : add(loop, *window, endpoint, 0, own);
     if (result == LG_CUMULATIVE_OPENED) {
         tell_window(loop, NULL, *window, (int32_t)endpoint, 0);
         count(&agent->rec, endpoint);
@@ -140,17 +146,30 @@ of_endpoint(struct lg_loop *loop, uint32_t endpoint, const struct cut *own, cons
         forget_unless_open(loop->cumulative);
     }
     else {
-        of_loop(loop, wall);
+        of_loop(loop, waits ? of_request : *window, wall);
     }
 }
 
+/* It would open now, although most of what is in it was one narrower window's,
+ * which opens by itself with the next step or two: once is enough, and there it
+ * has a better name. */
+static bool
+is_for_narrower(const struct lg_loop *loop, const struct lg_cumulative *wide,
+                const struct lg_cumulative *narrow, uint64_t ns)
+{
+    return wide != NULL && narrow != NULL && !wide->open &&
+           wide->sum_ns + ns > loop->agent->settings.config.cumulative_threshold_ns &&
+           narrow->sum_ns > (wide->sum_ns + ns) / 2;
+}
+
 static void
-of_loop(struct lg_loop *loop, const struct cut *wall)
+of_loop(struct lg_loop *loop, const struct lg_cumulative *of_endpoint, const struct cut *wall)
 {
     if (loop->cumulative == NULL) {
         loop->cumulative = new_window(loop->agent);
     }
     if (loop->cumulative != NULL &&
+        !is_for_narrower(loop, loop->cumulative, of_endpoint, wall->ns) &&
         add(loop, loop->cumulative, LG_ENDPOINT_LOOP, 0, wall) == LG_CUMULATIVE_OPENED) {
         tell_window(loop, NULL, loop->cumulative, (int32_t)LG_ENDPOINT_LOOP, 0);
     }
@@ -170,7 +189,7 @@ lg_cuts_named(struct lg_loop *loop, struct lg_owner *owner, uint64_t now_ns)
         struct cut cut = {.end_ns = now_ns, .ns = owner->unnamed_cut_ns / owner->unnamed_cuts};
         memcpy(cut.parts_ns, owner->unnamed_cut_parts_ns, sizeof(cut.parts_ns));
         for (uint32_t n = owner->unnamed_cuts; n > 0; n--) {
-            of_endpoint(loop, endpoint, &cut, &cut);
+            of_endpoint(loop, endpoint, owner->cumulative, &cut, &cut);
             memset(cut.parts_ns, 0, sizeof(cut.parts_ns));  /* all of them came with the first */
         }
     }

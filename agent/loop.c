@@ -40,6 +40,7 @@ static void leave_coroutines(struct lg_pystack_sample *base);
 static void install_factories(struct lg_agent *agent, struct lg_loop *loop, PyObject *py_loop);
 static struct lg_loop *free_slot(struct lg_agent *agent);
 static uint64_t slow_ns(uint64_t threshold_ns);
+static void take_back_slots(struct lg_agent *agent);
 static bool is_thread_alive(pid_t tid);
 static uint64_t hook_of(PyThreadState *tstate, PyObject *py_loop);
 static bool is_same(const struct lg_loop *loop, PyObject *py_loop);
@@ -277,6 +278,7 @@ install_factories(struct lg_agent *agent, struct lg_loop *loop, PyObject *py_loo
 static struct lg_loop *
 free_slot(struct lg_agent *agent)
 {
+    take_back_slots(agent);
     for (int i = 0; i < LG_LOOPS; i++) {
         if (agent->loops[i].used == LG_LOOP_UNUSED && !is_thread_alive(agent->loops[i].tid)) {
             return &agent->loops[i];
@@ -292,6 +294,24 @@ free_slot(struct lg_agent *agent)
         }
     }
     return NULL;
+}
+
+/* Those of loops whose threads still ran when the agent was stopped, and have
+ * ended since. */
+static void
+take_back_slots(struct lg_agent *agent)
+{
+    for (int i = 0; i < LG_LOOPS; i++) {
+        struct lg_loop *loop = &agent->loops[i];
+        if (loop->used == LG_LOOP_RETIRED && !is_thread_alive(loop->tid)) {
+            free(loop->notes.slot);
+            memset(&loop->notes, 0, sizeof(loop->notes));
+            lg_threshold_close(loop->threshold);
+            loop->threshold = NULL;
+            /* The watchdog looks at what is not retired: pairs with its acquire. */
+            lg_store32_release(&loop->used, LG_LOOP_UNUSED);
+        }
+    }
 }
 
 /* Of another thread than this one. */

@@ -32,8 +32,8 @@ struct lg_cumulative;
 struct lg_tale;
 struct lg_threshold;
 
-/* A slot whose thread may still come by although the agent stopped is never
- * used again. */
+/* RETIRED: its thread may still come by although the agent stopped; used again
+ * when that has ended, or by itself. */
 #define LG_LOOP_UNUSED 0u
 #define LG_LOOP_USED 1u
 #define LG_LOOP_RETIRED 2u

@@ -286,6 +286,23 @@ def test_a_thousand_cuts_are_told_once_with_their_line(kind: str) -> None:
     assert any(frame.function.endswith("cuts") for frame in event.stack), event.stack
 
 
+def test_cuts_are_the_requests_own_though_others_took_a_little_before(kind: str) -> None:
+    """The loop's wider window is over its limit first, by what the others took."""
+    app = control.measured(make_app())
+
+    async def main() -> None:
+        for _ in range(3):
+            time.sleep(0.002)
+            await asyncio.sleep(0.001)
+        await request(app, "/cuts")
+
+    events_ = told(kind, main, cumulative_window_ms=30_000)
+
+    first = next(event for event in events_ if event.kind == "cumulative")
+    assert first.route == "/cuts"
+    assert first.request_id is not None
+
+
 def test_a_block_barely_over_the_threshold_has_its_line_too(kind: str) -> None:
     """It ends before the watchdog's next look: the one before counts."""
     seen: list[BlockingEvent] = []
