@@ -1,4 +1,4 @@
-"""Every example of docs/migrating.md runs and does what is said.
+"""Every example of docs/migrating.md and docs/python-api.md runs and does what is said.
 
 An example is a fenced block "```python NAME"; what it must do is the function
 that bears its name here. The public names of the other systems are checked too.
@@ -21,7 +21,7 @@ import pytest
 import loopguard
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = ("migrating.md",)
+PAGES = ("migrating.md", "python-api.md")
 BLOCK = re.compile(r"^```(\w+)? ?(\S+)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 DEADLINE_S = 60.0
 
@@ -219,11 +219,11 @@ def blocking_quick(it: Example) -> None:
 
 @example
 def blocking_app(it: Example) -> None:
-    it.answers("/")
-    out = it.output(CLIENT.replace("REQUESTS", "[('/', {})]"), "print(slow)")
-    (slow,) = eval(out.splitlines()[-1])
-    assert slow[:2] == ("io_blocking", "high")
-    assert 100 <= slow[2] < 1000
+    it.text += "\n@app.get('/slow')\nasync def told():\n    return slow\n"
+    _, told = it.answers("/", "/slow")
+    ((reason, level, elapsed_ms),) = json.loads(told["text"])
+    assert (reason, level) == ("io_blocking", "high")
+    assert 100 <= elapsed_ms < 1000
 
 
 @example
@@ -234,6 +234,112 @@ def blocking_context(it: Example) -> None:
 @example
 def blocking_raise(it: Example) -> None:
     assert it.output() == "high 50\n"
+
+
+# ---- python-api.md
+
+
+@example
+def api_install(it: Example) -> None:
+    (answer,) = it.answers("/status")
+    told = json.loads(answer["text"])
+    assert told["state"] == "running"
+    assert told["segment"].startswith("/dev/shm/loopguard.")
+
+
+@example
+def api_watch(it: Example) -> None:
+    assert it.output() == "running\nstopped\n"
+
+
+@example
+def api_config(it: Example) -> None:
+    first, second = it.output().splitlines()
+    assert first == "20.0 warn"
+    assert re.search("stack_depth.*1 .*64.*1000", second)
+
+
+@example
+def api_answers(it: Example) -> None:
+    slow, static, unmeasured = it.answers("/slow", "/static/x", "/slow x-unmeasured=off")
+    assert re.fullmatch(r"loop;dur=1\d\d\.\d+, total;dur=\d+\.\d+", slow["server-timing"])
+    assert slow["x-blocking-detected"] == "true"
+    assert "x-request-id" not in static
+    assert "x-request-id" not in unmeasured
+
+
+@example
+def api_requests(it: Example) -> None:
+    (answer,) = it.answers("/users/ada")
+    told = json.loads(answer["text"])
+    assert re.fullmatch("[0-9a-f]{8}", told["id"])
+    assert (told["route"], told["open"]) == ("/users/{user}", ["/users/ada"])
+
+
+@example
+def api_events(it: Example) -> None:
+    who, where = it.output().splitlines()
+    assert re.fullmatch(r"step load \(task\) io 1\d\d of 50", who)
+    assert re.fullmatch(r"\S*sleep load \d+ {'tenant': 't1'}", where)
+
+
+@example
+def api_lag(it: Example) -> None:
+    assert it.output() == "True False\n"
+
+
+@example
+def api_calls(it: Example) -> None:
+    assert it.output() == "{('__main__.fibonacci', False)}\n"
+
+
+@example
+def api_threadpool(it: Example) -> None:
+    thread, stats = it.answers("/thread", "/stats")
+    assert thread["text"] == "false"
+    assert json.loads(stats["text"]) == {"limit": 40, "busy": 0, "waiting": 0, "patched": True}
+
+
+@example
+def api_blocking(it: Example) -> None:
+    assert it.output() == "io_blocking medium ['open']\nTrue\n"
+
+
+@example
+def api_prometheus(it: Example) -> None:
+    _, metrics = it.answers("/orders/7", "/metrics")
+    assert re.search(
+        r'^loopguard_requests_total{.*route="/orders/{number}".*} 1', metrics["text"], re.MULTILINE
+    )
+    assert metrics["content-type"].startswith("text/plain; version=0.0.4")
+
+
+@example
+def api_logging(it: Example) -> None:
+    assert it.output() == "WARNING GET /orders 120.5\n"
+
+
+@example
+def api_pytest(it: Example) -> None:
+    (it.folder / "test_it.py").write_text(it.text)
+    assert "2 passed" in it.run("-m", "pytest", "-q", "-p", "no:cacheprovider", "test_it.py")
+
+
+@example
+def api_post_mortem(it: Example) -> None:
+    assert it.output() == "True 1 task True\n"
+
+
+def test_table_of_the_configuration_has_every_field_with_its_default() -> None:
+    page = (DOCS / "python-api.md").read_text()
+    table = page.split("## Configuration")[1].split("```")[0]
+    told = dict(re.findall(r"^\| `(\w+)` \| `(.*?)` \|", table, re.MULTILINE))
+    config = loopguard.LoopGuardConfig()
+    fields = [n for n in config.__dataclass_fields__ if not n.startswith("_")]
+    assert sorted(told) == sorted(fields)
+    assert set(told.pop("exclude_paths").split()) == set(config.exclude_paths)
+    for name, text in told.items():
+        assert eval(text) == getattr(config, name), name
 
 
 # ---- every public name of the originals is here, or said not to be

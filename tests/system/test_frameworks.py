@@ -38,7 +38,8 @@ WAYS = ["install", "middleware", "warn", "run"]
 if os.environ.get("LOOPGUARD_TEST_MATRIX") == "1":
     RUNS = [(v, w, k) for v in MATRIX for w in WAYS for k in ("asyncio", "uvloop")]
 else:
-    RUNS = [*((INSTALLED, way, "asyncio") for way in WAYS), (INSTALLED, "install", "uvloop")]
+    RUNS = [(INSTALLED, way, "asyncio") for way in ("install", "warn", "run")]
+    RUNS.append((INSTALLED, "install", "uvloop"))
 NAMES = {
     "request GET (unmatched)",
     "request GET /api/api/v1/{tenant}/deep/{leaf}",
