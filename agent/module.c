@@ -321,6 +321,18 @@ agent_audit_wrap(PyObject *module, PyObject *args)
 }
 
 static PyObject *
+agent_pool_awaited(PyObject *module, PyObject *args)
+{
+    (void)module;
+    PyObject *call;
+    PyObject *coro;
+    if (!PyArg_ParseTuple(args, "OO:pool_awaited", &call, &coro)) {
+        return NULL;
+    }
+    return lg_pool_awaited(&agent, call, coro);
+}
+
+static PyObject *
 agent_gc_event(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     (void)module;
@@ -371,6 +383,8 @@ static PyMethodDef methods[] = {
      PyDoc_STR("set_threshold(ns) -> int. Moves the threshold of all loops; the one before.")},
     {"pool_submit", agent_pool_submit, METH_VARARGS,
      PyDoc_STR("pool_submit(func, limit) -> callable that measures func in a pool thread.")},
+    {"pool_awaited", agent_pool_awaited, METH_VARARGS,
+     PyDoc_STR("pool_awaited(call, coro) -> coro, by whose end a call not begun waits no more.")},
     {"slice_arm", (PyCFunction)(void *)agent_slice_arm, METH_VARARGS | METH_KEYWORDS,
      PyDoc_STR("slice_arm(*, threshold_ns, sampling, arm_after_ns, interval_ns, idle_ns,\n"
                "max_samples, sample_depth, event_depth, receive, capture, violation, raising)\n"

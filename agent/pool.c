@@ -51,6 +51,7 @@ struct call {
     PyObject_HEAD
     vectorcallfunc vectorcall;
     PyObject *func;
+    PyObject *ended;                    /* weak reference to who awaits it, while waiting */
     struct lg_agent *agent;
     struct lg_owner *owner;             /* counted reference; NULL: nobody's, or done */
     uint64_t room;                      /* id of the room that counted it */
@@ -71,6 +72,8 @@ struct run {
 };
 
 static PyObject *call_run(PyObject *op, PyObject *const *args, size_t nargsf, PyObject *kwnames);
+static PyObject *call_no_longer_awaited(PyObject *op, PyObject *ref);
+static void wait_no_more(struct call *self);
 static struct lg_pool_room *room_of(const struct call *self);
 static void count_submit(struct lg_pool_room *room, struct call *self, uint64_t limit);
 static void begin(struct call *self, struct run *run);
@@ -137,6 +140,7 @@ lg_pool_submit(struct lg_agent *agent, PyObject *func, uint64_t limit)
     struct lg_loop *loop = lg_loop_current();
     self->vectorcall = call_run;
     self->func = Py_NewRef(func);
+    self->ended = NULL;
     self->agent = agent;
     self->owner = loop != NULL && loop->running != NULL ? lg_owner_ref(loop->running) : NULL;
     count_submit(room, self, limit);
@@ -164,6 +168,47 @@ count_submit(struct lg_pool_room *room, struct call *self, uint64_t limit)
     if (lg_load_relaxed(&pool->busy) >= limit) {
         lg_max_single(&pool->waiting_high_water, lg_load_relaxed(&pool->waiting));
     }
+}
+
+/* A cancelled call stays in the frames of its traceback as long as anybody keeps
+ * the exception, but its coroutine dies at once. Reference cycle while it waits:
+ * call, weak reference, callback; begin() or the callback's turn ends it. */
+PyObject *
+lg_pool_awaited(struct lg_agent *agent, PyObject *op, PyObject *coro)
+{
+    static PyMethodDef no_longer_awaited = {"no_longer_awaited", call_no_longer_awaited, METH_O,
+                                            NULL};
+    if ((PyObject *)Py_TYPE(op) == agent->pool_type && PyCoro_CheckExact(coro)) {
+        struct call *self = (struct call *)op;
+        PyObject *callback = PyCFunction_New(&no_longer_awaited, op);
+        if (callback != NULL && self->waiting && self->limited && self->ended == NULL) {
+            self->ended = PyWeakref_NewRef(coro, callback);
+        }
+        Py_XDECREF(callback);
+        PyErr_Clear();                  /* no memory: then its frames tell */
+    }
+    return Py_NewRef(coro);
+}
+
+static PyObject *
+call_no_longer_awaited(PyObject *op, PyObject *ref)
+{
+    (void)ref;
+    wait_no_more((struct call *)op);
+    Py_RETURN_NONE;
+}
+
+/* Cancelled before a thread took it. */
+static void
+wait_no_more(struct call *self)
+{
+    struct lg_pool_room *room = room_of(self);
+    if (self->waiting && self->limited && room != NULL) {
+        struct lg_pool *pool = room->agent->rec.seg.pool;
+        sub_single(&pool->waiting);
+        end_of_full(pool);
+    }
+    self->waiting = false;
 }
 
 /* The room that counted this call, if the agent still lives the same life. */
@@ -204,6 +249,7 @@ begin(struct call *self, struct run *run)
     struct lg_pool *pool = rec->seg.pool;
     uint64_t now = lg_now_ns();
     self->waiting = false;
+    Py_CLEAR(self->ended);
     run->start_ns = now;
     run->wait_ns = now - self->submit_ns;
     run->endpoint = endpoint_of(self, now);
@@ -462,6 +508,7 @@ call_traverse(struct call *self, visitproc visit, void *arg)
 {
     LG_VISIT_TYPE(self);
     Py_VISIT(self->func);
+    Py_VISIT(self->ended);
     return 0;
 }
 
@@ -469,21 +516,16 @@ static int
 call_clear(struct call *self)
 {
     Py_CLEAR(self->func);
+    Py_CLEAR(self->ended);
     return 0;
 }
 
-/* Cancelled before a thread took it: it waits no more. */
 static void
 call_dealloc(struct call *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
-    struct lg_pool_room *room = room_of(self);
-    if (self->waiting && self->limited && room != NULL) {
-        struct lg_pool *pool = room->agent->rec.seg.pool;
-        sub_single(&pool->waiting);
-        end_of_full(pool);
-    }
+    wait_no_more(self);
     struct lg_owner *owner = self->owner;
     self->owner = NULL;
     (void)call_clear(self);

@@ -108,18 +108,22 @@ def _replacement(
     original: Callable[..., Awaitable[Any]], limiters: _Limiters, users: _Users
 ) -> Callable[..., Awaitable[Any]]:
     submit = _agent.pool_submit
+    awaited = _agent.pool_awaited
     tokens_of = limiters.tokens
 
     # Not a coroutine function itself: that would add a frame to every traceback.
     @functools.wraps(original)
     def run_sync(func: Any, *args: Any, limiter: Any = None, **options: Any) -> Any:
-        if users.measured:
+        measured = users.measured
+        if measured:
             # A limiter of one's own, such as FastAPI's for leaving a dependency,
             # takes no token of the pool.
             func = submit(func, tokens_of() if limiter is None else _UNKNOWN)
         if limiter is None and users.policy is not None:
-            return users.policy(original, func, args, options)
-        return original(func, *args, limiter=limiter, **options)
+            result = users.policy(original, func, args, options)
+        else:
+            result = original(func, *args, limiter=limiter, **options)
+        return awaited(func, result) if measured else result
 
     return _like_a_coroutine_function(run_sync)
 

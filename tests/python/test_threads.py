@@ -195,6 +195,34 @@ def test_call_cancelled_before_its_turn_waits_no_more() -> None:
     assert (pool["busy"], pool["submitted"]) == (1, 2)
 
 
+def test_cancelled_call_waits_no_more_while_its_exception_is_kept() -> None:
+    release = threading.Event()
+    kept: list[BaseException] = []
+
+    async def keep() -> None:
+        try:
+            await anyio.to_thread.run_sync(release.wait, DEADLINE_S)
+        except asyncio.CancelledError as error:
+            kept.append(error)
+
+    async def main() -> dict[str, Any]:
+        anyio.to_thread.current_default_thread_limiter().total_tokens = 1
+        first = asyncio.ensure_future(anyio.to_thread.run_sync(release.wait, DEADLINE_S))
+        executor = asyncio.get_running_loop().run_in_executor
+        await executor(None, wait_for_pool, lambda pool: pool is not None and pool["busy"] == 1)
+        second = asyncio.ensure_future(keep())
+        await executor(None, wait_for_pool, lambda pool: pool["waiting"] == 1)
+        second.cancel()
+        await asyncio.wait({second})
+        pool = await executor(None, pool_now)
+        release.set()
+        await first
+        return pool
+
+    assert run_watched(main)["waiting"] == 0
+    assert len(kept) == 1
+
+
 def test_limiter_of_ones_own_takes_no_token_of_the_pool() -> None:
     async def main() -> dict[str, Any]:
         await anyio.to_thread.run_sync(int)
@@ -250,10 +278,19 @@ def test_callable_for_the_thread_is_freed_with_what_it_holds() -> None:
         gc.collect()
         return sum(type(o) is Marker for o in gc.get_objects())
 
+    async def wait() -> None:
+        pass
+
     async def main() -> None:
         call = _agent.pool_submit(functools.partial(id, Marker()), 40)
         assert call() > 0
         _agent.pool_submit(functools.partial(id, Marker()), 40)
+        for begun in (True, False):
+            call = _agent.pool_submit(functools.partial(id, Marker()), 40)
+            coro = _agent.pool_awaited(call, wait())
+            if begun:
+                assert call() > 0
+            await coro
 
     run_watched(main)
     assert alive() == 0
