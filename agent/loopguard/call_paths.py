@@ -44,7 +44,11 @@ class PathFilter:
     def __init__(self, include: Iterable[str] | None, exclude: Iterable[str] | None) -> None:
         included = _texts("include_paths", include or ())
         excluded = _texts("exclude_paths", DEFAULT_EXCLUDES if exclude is None else exclude)
-        self.key = (included, excluded, os.getcwd() if included or exclude else "")
+        self.key: tuple[tuple[str, ...], tuple[str, ...], str] = (
+            included,
+            excluded,
+            os.getcwd() if included or exclude else "",
+        )
         self._include = [_rule(text) for text in included]
         self._exclude = [_rule(text) for text in excluded]
 

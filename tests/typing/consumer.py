@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any, Optional
 
+import pytest
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from typing_extensions import assert_type
@@ -27,9 +28,14 @@ from loopguard import (
     LoopGuardConfig,
     LoopGuardMiddleware,
     RequestInfo,
+    blocking,
+    calls,
     events,
     lag,
     post_mortem,
+    prometheus,
+    pytest_plugin,
+    threadpool,
 )
 from loopguard import logging as loopguard_logging
 
@@ -136,3 +142,61 @@ async def monitor() -> None:
     own = lag.create(None, OwnMonitor, interval=0.5)
     assert_type(own, OwnMonitor)
     assert_type((own.running, own.installed, own.interval), "tuple[bool, bool, float]")
+
+
+def called(info: calls.BlockingCallInfo) -> None:
+    assert_type((info.method_name, info.duration_ms, info.is_c_call), "tuple[str, float, bool]")
+    assert_type((info.filename, info.lineno), "tuple[str, int]")
+
+
+with calls.event_loop_monitor_ctx(enabled=True, threshold_ms=20.0, on_blocking_call=called):
+    pass
+assert_type(calls.EventLoopMonitor(exclude_paths=["shop"]).is_active, bool)
+calls.EventLoopMonitor(on_blocking_call=tell)  # type: ignore[arg-type]
+
+
+def double(number: int) -> float:
+    return number * 2.0
+
+
+async def in_threads() -> None:
+    threadpool.patch()
+    threadpool.set_thread_limit(80, 10)
+    threadpool.set_thread_limit(default_limit=80, release_limit=10)
+    assert_type(await threadpool.run_in_threadpool(double, 21), float)
+    assert_type(await threadpool.run_in_release_threadpool(double, number=21), float)
+    await threadpool.run_in_threadpool(double, "21")  # type: ignore[arg-type]
+    async for letter in threadpool.iterate_in_threadpool(iter("abc")):
+        assert_type(letter, str)
+    assert_type(threadpool.stats().busy, int)
+    assert_type(threadpool.unpatch(), "list[str]")
+
+
+def slow(event: blocking.SlowTaskEvent) -> None:
+    assert_type((event.reason, event.severity_score, event.elapsed_ms), "tuple[str, int, float]")
+    for call in event.blocking_events:
+        assert_type((call["event"], call["entry_point"]), "tuple[str, str]")
+    for sample in event.cpu_stack_samples:
+        assert_type(sample["count"], int)
+
+
+blocking.patch_audit_functions()
+blocking.start_blocking_io_detection(trace_depth=20)
+blocking.detect_slow_tasks(threshold_ms=30, on_slow_task=slow)
+blocking.detect_slow_tasks(on_slow_task=called)  # type: ignore[arg-type]
+blocking.register_context_provider(lambda: {"order": 1})
+with blocking.raise_on_violations():
+    pass
+try:
+    blocking.activate()
+except blocking.HighSeverityBlockingIoException as error:
+    assert_type(error.severity_score, int)
+
+collector = prometheus.LoopGuardCollector(registry=None)
+assert_type(collector.exposition(), bytes)
+
+
+@pytest.mark.no_blocking(threshold_ms=20)
+async def test_with_the_plugin(loopguard: pytest_plugin.LoopGuard) -> None:
+    with pytest_plugin.loopguard_pause(), pytest_plugin.loopguard_only():
+        assert_type(loopguard.events, "tuple[BlockingEvent, ...]")
