@@ -215,8 +215,8 @@ def test_user_folder_of_a_virtual_environment_is_refused(off: Environment) -> No
 
 def test_user_folder_is_used_outside_of_one(tmp_path: Path) -> None:
     packages = sysconfig.get_path("purelib")
-    base = getattr(sys, "_base_executable", sys.executable)
-    command = [base, "-m", "loopguard", "autostart"]
+    base = Path(sys.base_prefix, "bin", "python{}.{}".format(*sys.version_info))
+    command = [str(base), "-m", "loopguard", "autostart"]
     env = {**os.environ, "PYTHONUSERBASE": str(tmp_path), "PYTHONPATH": packages}
     for action in ("on", "off"):
         subprocess.run([*command, action, "--user"], env=env, timeout=DEADLINE_S, check=True)
