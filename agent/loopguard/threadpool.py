@@ -259,6 +259,38 @@ class _Beyond:
         self.busy -= 1
 
 
+class _Admitted:
+    """The limiter of those who have their token: lets everybody in at once.
+
+    What anyio's asyncio and trio's own run_sync ask of a limiter. anyio's with an
+    infinite number of tokens costs a turn of the loop for each call.
+    """
+
+    total_tokens = available_tokens = math.inf
+    borrowed_tokens = 0
+
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    async def acquire(self) -> None:
+        pass
+
+    async def acquire_on_behalf_of(self, _: object) -> None:
+        pass
+
+    def release(self) -> None:
+        pass
+
+    def release_on_behalf_of(self, _: object) -> None:
+        pass
+
+
+_ADMITTED = _Admitted()
+
+
 class _Pool:
     """The threads of one event loop. On its thread."""
 
@@ -266,7 +298,6 @@ class _Pool:
         self.everybody = anyio.to_thread.current_default_thread_limiter()
         self.release = anyio.CapacityLimiter(_RELEASE_LIMIT)
         self.beyond = _Beyond()
-        self.admitted = anyio.CapacityLimiter(math.inf)  # for those who have their token
         self.finished = 0
         self.stalls = 0
         self._timers = _timers_here()
@@ -438,7 +469,7 @@ async def _run(
     pool = _pool_here()
     token = await pool.admit(request)
     try:
-        return await original(func, *args, limiter=pool.admitted, **options)
+        return await original(func, *args, limiter=_ADMITTED, **options)
     finally:
         pool.end(token, request)
 
