@@ -5,6 +5,7 @@
  * Under the GIL, but for thread_ends(): it only marks its thread's record,
  * which is freed under the GIL later.
  */
+#define PY_SSIZE_T_CLEAN
 #include "callwatch.h"
 
 #include <stddef.h>
@@ -15,6 +16,8 @@
 #include "pycompat.h"
 
 static void thread_ends(void *thread);
+static bool is_trivial(const struct lg_callwatch *watch, PyObject *code);
+static bool try_extra(struct lg_callwatch *watch);
 static void free_gone_threads(struct lg_callwatch *watch);
 static struct lg_watcher *find_watcher(struct lg_callwatch *watch, uint64_t id);
 static void tell_one(struct lg_callwatch *watch, struct lg_callwatch_thread *thread,
@@ -78,12 +81,67 @@ lg_callwatch_judge(struct lg_callwatch *watch, PyObject *code)
         verdict = 0;
     }
     Py_XDECREF(answer);
+    if (is_trivial(watch, code)) {
+        verdict |= LG_VERDICT_TRIVIAL;
+    }
     uint64_t kept = (uint64_t)watch->generation << 32 | verdict;
     if (PyUnstable_Code_SetExtra(code, watch->extra, (void *)(uintptr_t)kept) < 0) {
         PyErr_Clear();                  /* asked again next time */
     }
     lg_pending_restore(&pending);
     return verdict;
+}
+
+#if LG_HAVE_MONITORING
+/* Attributes count as nothing: a slow property is a function of its own. */
+static bool
+is_trivial(const struct lg_callwatch *watch, PyObject *code)
+{
+    char *bytes;
+    Py_ssize_t size;
+    PyObject *text = PyCode_GetCode((PyCodeObject *)code);     /* without instrumentation */
+    if (text == NULL || PyBytes_AsStringAndSize(text, &bytes, &size) < 0) {
+        Py_XDECREF(text);
+        PyErr_Clear();
+        return false;
+    }
+    bool is = true;
+    for (Py_ssize_t i = 0; i < size && is; i += 2) {    /* opcode, argument */
+        is = watch->opcodes[(uint8_t)bytes[i]] == LG_OPCODE_PLAIN;
+    }
+    Py_DECREF(text);
+    return is;
+}
+#else
+/* No event can be switched off here, and a look costs as much as the time. */
+static bool
+is_trivial(const struct lg_callwatch *watch, PyObject *code)
+{
+    (void)watch;
+    (void)code;
+    return false;
+}
+#endif
+
+/* Do code objects keep what they are given where we would look for it? */
+static bool
+try_extra(struct lg_callwatch *watch)
+{
+    PyCodeObject *code = PyCode_NewEmpty("<loopguard>", "try", 1);
+    if (code == NULL) {
+        PyErr_Clear();
+        return false;
+    }
+    void *value = watch;
+    watch->extra_direct = true;
+    bool right = lg_callwatch_kept(watch, (PyObject *)code) == NULL &&
+                 PyUnstable_Code_SetExtra((PyObject *)code, watch->extra, value) == 0 &&
+                 ((const struct lg_code_extra *)code->co_extra)->count > watch->extra &&
+                 ((const struct lg_code_extra *)code->co_extra)->count < 256 &&
+                 lg_callwatch_kept(watch, (PyObject *)code) == value;
+    Py_DECREF(code);
+    PyErr_Clear();
+    return right;
 }
 
 /* ---- telling ----------------------------------------------------------- */
@@ -186,8 +244,8 @@ watch_add(struct lg_callwatch *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "OdI:add", &target, &threshold_ms, &slot)) {
         return NULL;
     }
-    if (slot >= 32) {
-        return PyErr_Format(PyExc_ValueError, "slot must be below 32, not %u", slot);
+    if (slot >= LG_FILTERS) {
+        return PyErr_Format(PyExc_ValueError, "slot must be below %d, not %u", LG_FILTERS, slot);
     }
     if (self->watcher_count == self->watcher_capacity) {
         uint32_t wanted = self->watcher_capacity == 0 ? 4 : self->watcher_capacity * 2;
@@ -297,14 +355,21 @@ watch_flush(struct lg_callwatch *self, PyObject *args)
 }
 
 /* C functions that never take long; a class with Python's __call__, __init__
- * and __new__ shows what those slots look like. */
+ * and __new__ shows what those slots look like; the cost of each opcode. */
 static PyObject *
 watch_learn(struct lg_callwatch *self, PyObject *args)
 {
     PyObject *callables, *example;
-    if (!PyArg_ParseTuple(args, "OO!:learn", &callables, &PyType_Type, &example)) {
+    const char *opcodes;
+    Py_ssize_t count;
+    if (!PyArg_ParseTuple(args, "OO!y#:learn", &callables, &PyType_Type, &example, &opcodes,
+                          &count)) {
         return NULL;
     }
+    if (count != sizeof(self->opcodes)) {
+        return PyErr_Format(PyExc_ValueError, "opcodes must be 256 bytes, not %zd", count);
+    }
+    memcpy(self->opcodes, opcodes, sizeof(self->opcodes));
     const PyTypeObject *type = (PyTypeObject *)example;
     self->slot_call = type->tp_call;
     self->slot_init = type->tp_init;
@@ -419,6 +484,7 @@ watch_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         Py_DECREF(self);
         return NULL;
     }
+    self->extra_direct = try_extra(self);
 #if LG_HAVE_MONITORING
     self->callback_type = lg_callwatch_new_callback_type(PyType_GetModule(type));
     if (self->callback_type == NULL) {
@@ -483,7 +549,7 @@ static PyMethodDef watch_methods[] = {
     {"flush", (PyCFunction)(void *)watch_flush, METH_VARARGS,
      PyDoc_STR("flush(id, codes) -> [(index, ms)] of those that took long so far")},
     {"learn", (PyCFunction)(void *)watch_learn, METH_VARARGS,
-     PyDoc_STR("learn(cheap, example) -> how many of `cheap` can be told")},
+     PyDoc_STR("learn(cheap, example, opcodes) -> how many of `cheap` can be told")},
     {"new_verdicts", (PyCFunction)(void *)watch_new_verdicts, METH_O,
      PyDoc_STR("new_verdicts(changed) -> None. The judge is asked anew.")},
     {"wakes", (PyCFunction)(void *)watch_wakes, METH_NOARGS,

@@ -30,6 +30,8 @@
 #include "shadow.h"
 #include "ticks.h"
 
+#define LG_LIKELY(x) __builtin_expect(!!(x), 1)
+
 #if PY_VERSION_HEX < 0x030C0000
 #define LG_HAVE_MONITORING 0
 #define PyUnstable_Code_GetExtra _PyCode_GetExtra
@@ -64,9 +66,11 @@ struct lg_callwatch {
     uint32_t asleep;                    /* filters that nothing put to sleep concerns */
     struct lg_ticks ticks;
     struct lg_cheap cheap;
-    pthread_key_t key;
+    pthread_key_t key;                  /* tells when a thread ends */
     bool has_key;
     Py_ssize_t extra;                   /* index of verdicts in code objects */
+    bool extra_direct;                  /* they are where we look ourselves */
+    uint8_t opcodes[256];               /* LG_OPCODE_*, by opcode */
     ternaryfunc slot_call;              /* of every class with a Python __call__ ... */
     initproc slot_init;                 /* ... __init__ */
     newfunc slot_new;                   /* ... __new__ */
@@ -83,6 +87,14 @@ struct lg_callwatch {
 };
 
 int lg_callwatch_add_types(PyObject *module);
+
+/* What an instruction may cost by itself. */
+#define LG_OPCODE_OTHER 0               /* anything */
+#define LG_OPCODE_PLAIN 1               /* next to nothing */
+
+/* In a verdict: the code never takes long. No call, no loop, no operator. */
+#define LG_VERDICT_TRIVIAL (UINT32_C(1) << 31)
+#define LG_FILTERS 31
 
 /* What a finished call was. */
 struct lg_ended {
@@ -105,25 +117,43 @@ static inline struct lg_callwatch_thread *
 lg_callwatch_thread(struct lg_callwatch *watch)
 {
     struct lg_callwatch_thread *thread = pthread_getspecific(watch->key);
-    return thread != NULL ? thread : lg_callwatch_new_thread(watch);
+    return LG_LIKELY(thread != NULL) ? thread : lg_callwatch_new_thread(watch);
 }
 
 /* Asks the package, and keeps the answer. 0 when it has none. */
 uint32_t lg_callwatch_judge(struct lg_callwatch *watch, PyObject *code);
 
-/* Filters that see this code, of those wanted now. The code of the running
- * frame, or of one that has been judged. */
+/* As code.c has it. Tried out once. */
+struct lg_code_extra {
+    Py_ssize_t count;
+    void *values[];
+};
+
+/* What is kept with a code object, without two calls and a look at the
+ * interpreter's state; NULL: nothing. */
+static inline void *
+lg_callwatch_kept(const struct lg_callwatch *watch, PyObject *code)
+{
+    if (LG_LIKELY(watch->extra_direct)) {
+        const struct lg_code_extra *all = ((PyCodeObject *)code)->co_extra;
+        return all != NULL && watch->extra < all->count ? all->values[watch->extra] : NULL;
+    }
+    void *value = NULL;
+    if (PyUnstable_Code_GetExtra(code, watch->extra, &value) < 0) {
+        PyErr_Clear();
+    }
+    return value;
+}
+
+/* Filters that see this code, of those wanted now; with LG_VERDICT_TRIVIAL. The
+ * code of the running frame, or of one that has been judged. 0: none does. */
 static inline uint32_t
 lg_callwatch_verdict(struct lg_callwatch *watch, PyObject *code)
 {
-    void *extra = NULL;
-    if (PyUnstable_Code_GetExtra(code, watch->extra, &extra) < 0) {
-        PyErr_Clear();
-    }
-    uint64_t kept = (uint64_t)(uintptr_t)extra;
-    uint32_t verdict =
-        kept >> 32 == watch->generation ? (uint32_t)kept : lg_callwatch_judge(watch, code);
-    return verdict & watch->wanted;
+    uint64_t kept = (uint64_t)(uintptr_t)lg_callwatch_kept(watch, code);
+    uint32_t verdict = LG_LIKELY(kept >> 32 == watch->generation) ? (uint32_t)kept
+                                                                  : lg_callwatch_judge(watch, code);
+    return (verdict & watch->wanted) != 0 ? verdict & (watch->wanted | LG_VERDICT_TRIVIAL) : 0;
 }
 
 #if LG_HAVE_MONITORING

@@ -9,7 +9,7 @@
  * Answering DISABLE takes the event out of that place of the code, for good:
  * code that no filter sees costs nothing after its first events, and a call of
  * a Python function (which has events of its own) or of a cheap C function is
- * timed only the first time. Should that place call something else one day, a
+ * timed only the first time; trivial functions are never. Should that place call something else one day, a
  * block there is its caller's own time. C_RETURN, C_RAISE, PY_UNWIND and
  * PY_THROW cannot be disabled (3.12: doing so takes the callback away).
  */
@@ -72,8 +72,12 @@ ended(struct lg_callwatch *watch, struct lg_callwatch_thread *thread,
 static PyObject *
 entered(struct lg_callwatch *watch, PyObject *code, bool can_sleep)
 {
-    if (lg_callwatch_verdict(watch, code) == 0) {
+    uint32_t verdict = lg_callwatch_verdict(watch, code);
+    if (verdict == 0) {
         return can_sleep ? put_to_sleep(watch) : Py_NewRef(Py_None);
+    }
+    if (verdict & LG_VERDICT_TRIVIAL && can_sleep) {
+        return disable(watch);
     }
     struct lg_callwatch_thread *thread = lg_callwatch_thread(watch);
     if (thread != NULL) {
@@ -95,11 +99,15 @@ left(struct lg_callwatch *watch, PyObject *code, bool can_sleep)
     if (lg_shadow_on_top(&thread->shadow, frame)) {
         entry = thread->shadow.entries[--thread->shadow.depth];
     }
-    else if (lg_callwatch_verdict(watch, code) == 0) {
-        return can_sleep ? put_to_sleep(watch) : Py_NewRef(Py_None);
-    }
-    else if (!lg_shadow_leave(&thread->shadow, frame, code, &entry)) {
-        return Py_NewRef(Py_None);      /* it ran before anybody looked */
+    else {
+        uint32_t verdict = lg_callwatch_verdict(watch, code);
+        if (verdict == 0) {
+            return can_sleep ? put_to_sleep(watch) : Py_NewRef(Py_None);
+        }
+        if (!lg_shadow_leave(&thread->shadow, frame, code, &entry)) {
+            /* it ran before anybody looked, or nobody looks */
+            return verdict & LG_VERDICT_TRIVIAL && can_sleep ? disable(watch) : Py_NewRef(Py_None);
+        }
     }
     ended(watch, thread, &entry, lg_ticks_now(&watch->ticks), code);
     return Py_NewRef(Py_None);

@@ -22,9 +22,11 @@ class Variant:
 NONE = Variant("none")
 OURS = Variant("loopguard")
 NO_TASKS = Variant("loopguard, no tasks")
+CALLS = Variant("loopguard.calls")
 PEERS = (
     Variant("fastapi-loopguard", "fastapi-loopguard", "0.9.0", (3, 11)),
     Variant("aiocop", "aiocop", "1.2.1", (3, 10)),
+    CALLS,
     Variant("asyncio-event-loop-monitor", "asyncio-event-loop-monitor", "0.1.0", (3, 11)),
     Variant("loopmon", "loopmon", "1.0.1", (3, 9)),
     Variant("asyncio debug"),
@@ -72,6 +74,12 @@ def _event_loop_monitor() -> None:
     EventLoopMonitor(threshold_ms=50.0, on_blocking_call=lambda _: None).activate()
 
 
+def _calls() -> None:
+    from loopguard.calls import EventLoopMonitor  # noqa: PLC0415
+
+    EventLoopMonitor(threshold_ms=50.0, on_blocking_call=lambda _: None).activate()
+
+
 def _loopmon() -> None:
     import loopmon  # noqa: PLC0415
 
@@ -89,6 +97,7 @@ def _debug() -> None:
 
 _IN_LOOP: dict[str, Callable[[], None]] = {
     "aiocop": _aiocop,
+    CALLS.name: _calls,
     "asyncio-event-loop-monitor": _event_loop_monitor,
     "loopmon": _loopmon,
     "asyncio debug": _debug,

@@ -11,6 +11,7 @@ import asyncio
 import collections
 import contextvars
 import logging
+import opcode
 import os
 import sys
 import threading
@@ -35,18 +36,19 @@ Target = Callable[
 _TOOL = "loopguard.calls"
 _TOOL_IDS = (4, 3, 2, 5)  # never the debugger's and the coverage tool's
 _EVENTS = ("PY_START", "PY_RESUME", "PY_RETURN", "PY_YIELD", "PY_THROW", "PY_UNWIND", "CALL")
-_SLOTS = 32
+_SLOTS = 31
 
-# C functions that never take long by themselves, whatever they are given; what
-# Python code they run is seen. `object.__new__` must not be here: all types
-# share its definition.
+# C functions that never take long by themselves: constant time, or a copy of
+# text at gigabytes a second. What Python code they run is seen. `object.__new__`
+# must not be here: all types share its definition.
 _CHEAP: tuple[Any, ...] = (
     callable, delattr, getattr, hasattr, id, isinstance, issubclass, iter, len, setattr,
     bool, classmethod, enumerate, filter, map, object, property, range, reversed, slice,
     staticmethod, super, type, zip, weakref.ref, types.MethodType, types.MappingProxyType,
     dict.get, dict.items, dict.keys, dict.pop, dict.popitem, dict.setdefault, dict.values,
     list.append, list.reverse, set.add, set.discard, set.remove, set.pop,
-    str.startswith, str.endswith,
+    str.startswith, str.endswith, str.encode, str.lower, str.upper, str.strip, str.lstrip,
+    str.rstrip, bytes.decode, dict.copy,
     collections.deque.append, collections.deque.appendleft, collections.deque.pop,
     collections.deque.popleft,
     contextvars.ContextVar.get, contextvars.ContextVar.set, contextvars.ContextVar.reset,
@@ -58,6 +60,32 @@ _CHEAP: tuple[Any, ...] = (
     asyncio.Future.add_done_callback, asyncio.Future.get_loop, asyncio.Task.cancel,
     asyncio.Task.done, asyncio.Task.result, asyncio.Task.get_name,
 )  # fmt: skip
+
+
+# Instructions that cost next to nothing, by whatever version; one that is not
+# named here may cost anything: operators of large arrays, loops, imports.
+_PLAIN = frozenset((
+    "CACHE", "EXTENDED_ARG", "NOP", "RESUME", "COPY_FREE_VARS", "MAKE_CELL", "RETURN_GENERATOR",
+    "PUSH_NULL", "POP_TOP", "COPY", "SWAP", "LOAD_FAST", "LOAD_FAST_CHECK",
+    "LOAD_FAST_AND_CLEAR", "LOAD_FAST_LOAD_FAST", "LOAD_FAST_BORROW",
+    "LOAD_FAST_BORROW_LOAD_FAST_BORROW", "STORE_FAST_LOAD_FAST", "STORE_FAST_STORE_FAST",
+    "LOAD_CONST", "LOAD_SMALL_INT", "LOAD_GLOBAL", "LOAD_DEREF", "LOAD_ATTR", "LOAD_SUPER_ATTR",
+    "LOAD_CLOSURE", "LOAD_COMMON_CONSTANT", "LOAD_ASSERTION_ERROR", "KW_NAMES", "STORE_FAST",
+    "STORE_DEREF", "STORE_ATTR", "DELETE_FAST", "RETURN_VALUE", "RETURN_CONST",
+    "POP_JUMP_IF_FALSE", "POP_JUMP_IF_TRUE", "POP_JUMP_IF_NONE", "POP_JUMP_IF_NOT_NONE",
+    "JUMP_FORWARD", "IS_OP", "UNARY_NOT", "TO_BOOL", "BUILD_TUPLE", "BUILD_LIST", "BUILD_MAP",
+    "BUILD_CONST_KEY_MAP", "RAISE_VARARGS", "PUSH_EXC_INFO", "RERAISE", "POP_EXCEPT",
+    "CALL_INTRINSIC_1", "NOT_TAKEN",
+))  # fmt: skip
+
+
+def _opcode_costs() -> bytes:
+    """By opcode: 1 plain, 0 anything else. See callwatch.h."""
+    costs = bytearray(256)
+    for name, number in opcode.opmap.items():
+        if number < len(costs):  # the compiler's own ones never run
+            costs[number] = int(name in _PLAIN)
+    return bytes(costs)
 
 
 class _Example:
@@ -97,7 +125,7 @@ def add(target: Target, threshold_ms: float, paths: PathFilter) -> int:
     with _lock:
         if _watch is None:
             _watch = _agent.CallWatch(_judge)
-            _watch.learn(_CHEAP, _Example)
+            _watch.learn(_CHEAP, _Example, _opcode_costs())
             os.register_at_fork(after_in_child=_forked)
         slot = _slot_for(paths)
         if slot is None:

@@ -397,7 +397,7 @@ def test_a_nested_context_has_its_own_settings_and_then_the_outers_hold_again(ru
         with event_loop_monitor_ctx(threshold_ms=THRESHOLD_MS, on_blocking_call=outer.append):
             busy()
             with event_loop_monitor_ctx(
-                threshold_ms=2 * THRESHOLD_MS, on_blocking_call=inner.append
+                threshold_ms=3 * THRESHOLD_MS, on_blocking_call=inner.append
             ):
                 busy()
                 time.sleep(0.4)
@@ -544,9 +544,9 @@ def test_a_loop_of_another_thread_is_watched_and_a_thread_without_one_is_not(run
         time.sleep(BLOCK_S)
 
     told = told_while(run, main)
-    assert [(info.method_name, info.thread_name) for info in told] == [
-        ("time.sleep", "with loop")
-    ], told
+    # not what main() itself did: on a busy machine a new thread starts late
+    assert [i.thread_name for i in told if i.method_name == "time.sleep"] == ["with loop"], told
+    assert {i.thread_name for i in told} <= {"with loop", "MainThread"}, told
 
 
 FORKED = """
@@ -588,6 +588,45 @@ def test_the_kill_switch_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monitor.activate()
     assert not monitor.is_active
     assert nothing_is_left()
+
+
+GREENLETS = """
+    import asyncio, time
+    import greenlet
+    from loopguard.calls import event_loop_monitor_ctx
+
+    told = []
+
+    def inside(back):
+        def deeper():
+            time.sleep(0.15)
+            back.switch("middle")
+            time.sleep(0.15)
+        deeper()
+        return "end"
+
+    async def main():
+        with event_loop_monitor_ctx(threshold_ms=80, on_blocking_call=told.append):
+            await asyncio.create_task(work())
+
+    async def work():
+        other = greenlet.greenlet(inside)
+        assert other.switch(greenlet.getcurrent()) == "middle"
+        await asyncio.sleep(0.2)
+        assert other.switch() == "end"
+
+    asyncio.run(main())
+    print([info.method_name for info in told])
+"""
+
+
+def test_stacks_that_greenlets_switch_are_told_apart(tmp_path: Path) -> None:
+    pytest.importorskip("greenlet")
+    path = tmp_path / "greenlets.py"
+    path.write_text(textwrap.dedent(GREENLETS))
+    command = [sys.executable, str(path)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)
+    assert done.stdout == "['time.sleep', 'time.sleep']\n", done.stdout + done.stderr
 
 
 # ---- what is left ------------------------------------------------------------
