@@ -8,6 +8,7 @@ last: nothing of it stays in the interpreter.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import collections
 import contextvars
 import logging
@@ -127,6 +128,7 @@ def add(target: Target, threshold_ms: float, paths: PathFilter) -> int:
             _watch = _agent.CallWatch(_judge)
             _watch.learn(_CHEAP, _Example, _opcode_costs())
             os.register_at_fork(after_in_child=_forked)
+            atexit.register(_at_exit)
         slot = _slot_for(paths)
         if slot is None:
             _log.warning(
@@ -196,6 +198,12 @@ def _judge(code: types.CodeType, module: object) -> int:
         if slot.filter is not None and slot.filter.sees(code.co_filename, name):
             verdict |= 1 << bit
     return verdict
+
+
+def _at_exit() -> None:
+    """Nothing is told while modules are taken apart."""
+    for watcher in tuple(_slot_of):
+        remove(watcher)
 
 
 def _forked() -> None:

@@ -582,6 +582,31 @@ def test_a_forked_child_goes_on_by_itself(tmp_path: Path) -> None:
     assert done.stdout.split("\n")[0] == "0 ['time.sleep', 'time.sleep']", done.stderr
 
 
+LEFT_ON = """
+    import asyncio, time
+    from loopguard import calls
+
+    async def work():
+        calls.EventLoopMonitor(threshold_ms=0.001, on_blocking_call=print).activate()
+        time.sleep(0.01)
+
+    loop = asyncio.new_event_loop()  # not closed: it is when the interpreter ends
+    loop.run_until_complete(work())
+"""
+
+
+def test_interpreter_that_ends_meanwhile_says_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "left_on.py"
+    path.write_text(textwrap.dedent(LEFT_ON))
+    command = [sys.executable, str(path)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, "Exception" in done.stderr, "time.sleep" in done.stdout) == (
+        0,
+        False,
+        True,
+    ), done.stderr
+
+
 def test_the_kill_switch_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOOPGUARD_DISABLE", "1")
     monitor = EventLoopMonitor()
