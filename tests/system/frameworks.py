@@ -1,6 +1,8 @@
 """What applications of Starlette and FastAPI do, written down message by message.
 
-    python tests/system/frameworks.py plain|install|middleware|warn [asyncio|uvloop]
+    python tests/system/frameworks.py WAY [asyncio|uvloop]
+
+    WAY: plain, install, middleware, warn or everything
 
 Drives one application of each through every kind of answer there is and prints
 a JSON object {situation: [what happened, in order]}. With `plain` loopguard is
@@ -570,13 +572,27 @@ def measured(how: str, app: Any) -> Any:
         return app
     import loopguard  # noqa: PLC0415 - the plain run must not have it
 
-    if how == "install":
+    if how == "everything":
+        switch_on_everything()
+    if how in ("install", "everything"):
         return loopguard.install(app)
     mode: Any = "log" if how == "middleware" else how
     app.add_middleware(
         loopguard.LoopGuardMiddleware, config=loopguard.LoopGuardConfig(enforcement_mode=mode)
     )
     return app
+
+
+def switch_on_everything() -> None:
+    """All that changes how functions, threads or tasks run."""
+    from loopguard import blocking, calls, threadpool  # noqa: PLC0415
+
+    threadpool.patch()
+    blocking.patch_audit_functions()
+    blocking.start_blocking_io_detection()
+    blocking.detect_slow_tasks(threshold_ms=1, on_slow_task=lambda event: None)
+    blocking.activate()
+    calls.EventLoopMonitor(threshold_ms=1, on_blocking_call=lambda info: None).activate()
 
 
 def endpoints() -> list[str]:

@@ -34,11 +34,11 @@ MATRIX = {
     "0.118": ["fastapi==0.118.0"],
     "newest": ["fastapi"],
 }
-WAYS = ["install", "middleware", "warn", "run"]
+WAYS = ["install", "middleware", "warn", "run", "everything"]
 if os.environ.get("LOOPGUARD_TEST_MATRIX") == "1":
     RUNS = [(v, w, k) for v in MATRIX for w in WAYS for k in ("asyncio", "uvloop")]
 else:
-    RUNS = [(INSTALLED, way, "asyncio") for way in ("install", "warn", "run")]
+    RUNS = [(INSTALLED, way, "asyncio") for way in ("install", "warn", "run", "everything")]
     RUNS.append((INSTALLED, "install", "uvloop"))
 NAMES = {
     "request GET (unmatched)",
