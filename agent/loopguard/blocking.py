@@ -332,7 +332,9 @@ def deactivate() -> None:
 
 def is_monitoring_active() -> bool:
     """False after `deactivate` and after `loopguard.stop`."""
-    return _state.active and (not _state.detecting or _agent.slice_is_armed())
+    if not _state.detecting:
+        return _state.active  # nothing to stop yet
+    return _state.active and control.is_running() and _agent.slice_is_armed()
 
 
 def reset() -> None:

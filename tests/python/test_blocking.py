@@ -651,6 +651,9 @@ def test_stop_ends_it_and_activate_begins_anew(events: Events) -> None:
         blocking.activate()
         await asyncio.create_task(open_a_file())
 
+    blocking.activate()
+    loopguard.stop()  # before any loop ran
+    assert not blocking.is_monitoring_active()
     run("asyncio", main())
     loopguard.stop()
     assert not blocking.is_monitoring_active()
@@ -838,6 +841,68 @@ def test_a_forked_child_goes_on_monitoring() -> None:
         "True io_blocking time.sleep(0.03)",
         "False io_blocking time.sleep(0.03)",
     ]
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_requests_of_a_server_are_told_by_the_lifespan_recipe(kind: str, installed: bool) -> None:
+    pytest.importorskip("fastapi")
+    lines = run_script(
+        f"""
+        import asyncio, contextlib, http.client, socket, time
+        import fastapi, uvicorn
+        import loopguard
+        from loopguard import blocking
+
+        def tell(event):
+            for call in event.blocking_events:
+                if call["event"].startswith("time.sleep"):
+                    about = event.context.get("loopguard", {{}})
+                    print(event.reason, event.severity_level, about.get("method"),
+                          about.get("route"), call["entry_point"].rpartition(":")[2], flush=True)
+
+        blocking.patch_audit_functions()
+        blocking.start_blocking_io_detection()
+        blocking.detect_slow_tasks(threshold_ms=20, on_slow_task=tell)
+
+        @contextlib.asynccontextmanager
+        async def lifespan(app):
+            blocking.activate()
+            yield
+            blocking.deactivate()
+
+        app = fastapi.FastAPI(lifespan=lifespan)
+
+        @app.get("/slow/{{n}}")
+        async def slow(n: int):
+            time.sleep(0.03)
+            return n
+
+        if {installed}:
+            loopguard.install(app)
+
+        async def main():
+            sock = socket.create_server(("127.0.0.1", 0))
+            server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+            serving = asyncio.ensure_future(server.serve([sock]))
+
+            def ask():
+                client = http.client.HTTPConnection(*sock.getsockname(), timeout=20)
+                client.request("GET", "/slow/7")
+                return client.getresponse().read()
+
+            assert await asyncio.to_thread(ask) == b"7"
+            server.should_exit = True
+            await serving
+
+        if {kind!r} == "uvloop":
+            import uvloop
+            uvloop.run(main())
+        else:
+            asyncio.run(main())
+        """
+    )
+    about = "GET /slow/{n}" if installed else "None None"
+    assert lines == [f"io_blocking high {about} slow"]
 
 
 def test_an_application_may_come_with_its_configuration_later() -> None:
