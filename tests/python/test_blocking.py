@@ -574,7 +574,7 @@ def test_light_calls_raise_when_they_add_up_and_only_in_their_context(events: Ev
 
     async def main() -> list[str]:
         blocking.activate()
-        return await asyncio.gather(strict(4), lax(), strict(6))
+        return list(await asyncio.gather(strict(4), lax(), strict(6)))
 
     assert run("asyncio", main()) == ["fine", "fine", "5"]
 
