@@ -14,12 +14,12 @@
 
 struct lg_agent;
 
-/* A callable around `app`, whose answers follow `rules`: None, or the dict of
+/* A callable around `app`, whose answers follow the rules of `dict`: None, or that of
  * answer.h. An application already wrapped is returned as it is, unless the
  * rules want something done with its answers: those of each wrapper hold, and
  * an answer gets its headers once, from the innermost that adds them. New
  * reference; NULL with an exception for bad rules. */
-PyObject *lg_asgi_wrap(struct lg_agent *agent, PyObject *app, PyObject *rules);
+PyObject *lg_asgi_wrap(struct lg_agent *agent, PyObject *app, PyObject *dict);
 
 int lg_asgi_add_types(PyObject *module, struct lg_agent *agent);
 void lg_asgi_trim(void);

@@ -28,10 +28,10 @@ void lg_pool_close(struct lg_agent *agent);
  * reference; `func` itself when nothing can be measured. GIL. */
 PyObject *lg_pool_submit(struct lg_agent *agent, PyObject *func, uint64_t limit);
 
-/* `coro` awaits the call that lg_pool_submit() gave back as `call`: when it ends
+/* `coro` awaits the call that lg_pool_submit() gave back as `op`: when it ends
  * before a thread took the call, that waits no more. New reference to `coro`,
- * whatever `call` is. GIL. */
-PyObject *lg_pool_awaited(struct lg_agent *agent, PyObject *call, PyObject *coro);
+ * whatever `op` is. GIL. */
+PyObject *lg_pool_awaited(struct lg_agent *agent, PyObject *op, PyObject *coro);
 
 /* Endpoint that the thread serves, LG_ENDPOINT_OTHER when none. Any thread. */
 uint32_t lg_pool_endpoint_of(const struct lg_pool_room *room, uint64_t pthread_id);

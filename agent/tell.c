@@ -270,7 +270,8 @@ lg_tell_from_poll(struct lg_loop *loop)
     }
     PyGILState_STATE state = PyGILState_Ensure();
     /* Another thread may have stopped the agent while we waited for the GIL. */
-    if (lg_loop_current() == loop && loop->untold != NULL) {
+    struct lg_loop *here = lg_loop_current();
+    if (here != NULL && here == loop && here->untold != NULL) {
         lg_tell_now(loop);
         wake_loop(loop);
     }
