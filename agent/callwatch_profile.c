@@ -49,16 +49,19 @@ left(struct lg_callwatch *watch, PyFrameObject *frame)
         return;
     }
     struct lg_shadow_entry entry;
-    PyObject *code = frame_code(frame);
     if (lg_shadow_on_top(&thread->shadow, (uintptr_t)frame)) {
         entry = thread->shadow.entries[--thread->shadow.depth];
     }
-    else if (lg_callwatch_verdict(watch, code) == 0 ||
-             !lg_shadow_leave(&thread->shadow, (uintptr_t)frame, code, &entry)) {
-        return;
+    else {
+        PyObject *code = frame_code(frame);
+        if (lg_callwatch_verdict(watch, code) == 0 ||
+            !lg_shadow_leave(&thread->shadow, (uintptr_t)frame, code, &entry)) {
+            return;
+        }
     }
     uint64_t now = lg_ticks_now(&watch->ticks);
     if (now - entry.start >= watch->threshold) {
+        PyObject *code = frame_code(frame);
         struct lg_ended e = {.entry = entry,
                              .now = now,
                              .frame = (PyObject *)frame,
