@@ -114,11 +114,11 @@ def is_excluded(path: str, exclude_paths: Collection[str]) -> bool:
 def message(event: BlockingEvent, held_back: int = 0) -> str:
     """One line: duration, who, cause, innermost frame of the user."""
     what = f"event loop blocked {event.duration_ms:.1f} ms"
-    if event.kind != "step":
-        what += f" by {event.steps} steps together" if event.steps else " by many steps together"
     who = f" by {event.blamed}" if event.blamed.kind != "loop" else ""
     if event.elsewhere and event.ran is not None:
         who += f" while {event.ran} ran"
+    if event.kind != "step":
+        who += f" in {event.steps or 'many'} short steps"
     cause = event.cause if not event.call else f"{event.cause}: {event.call}"
     where = f", {event.frame}" if event.frame is not None else ""
     more = f" [{held_back} more held back]" if held_back else ""

@@ -96,7 +96,7 @@ def test_the_line_of_a_cumulative_block_tells_how_many_steps() -> None:
     event = replace(EVENT, kind="cumulative", steps=24, call="", stack=())
 
     assert report_log.message(event, 3) == (
-        "event loop blocked 70.2 ms by 24 steps together by GET /guilty/{n} (io) [3 more held back]"
+        "event loop blocked 70.2 ms by GET /guilty/{n} in 24 short steps (io) [3 more held back]"
     )
 
 
