@@ -18,7 +18,7 @@
 
 #include "loop.h"
 #include "record.h"
-#include "route.h"
+#include "asgi/route.h"
 #include "settings.h"
 
 #define LG_LOOPS 8

@@ -11,7 +11,7 @@
 
 #include "../common/lg_clock.h"
 #include "cuts.h"
-#include "slice.h"
+#include "slices/slice.h"
 #include "task.h"
 #include "tell.h"
 #include "threshold.h"

@@ -17,7 +17,7 @@
 #include "names.h"
 #include "pycompat.h"
 #include "select.h"
-#include "slice.h"
+#include "slices/slice.h"
 #include "task.h"
 #include "tell.h"
 #include "threshold.h"

@@ -22,10 +22,10 @@
 #include "../common/lg_layout.h"
 #include "../common/lg_seqlock.h"
 #include "cause.h"
-#include "hooks.h"
-#include "note.h"
+#include "hooks/hooks.h"
+#include "watchdog/note.h"
 #include "owner.h"
-#include "pystack.h"
+#include "pystack/pystack.h"
 
 struct lg_agent;
 struct lg_cumulative;

@@ -21,7 +21,7 @@
 #include "../common/lg_hist.h"
 #include "agent.h"
 #include "pycompat.h"
-#include "sample.h"
+#include "watchdog/sample.h"
 
 #define THREADS 128u                    /* a power of two; anyio's default is 40 */
 #define FREE_CALLS 64

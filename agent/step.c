@@ -13,7 +13,7 @@
 #include "charge.h"
 #include "names.h"
 #include "pycompat.h"
-#include "slice.h"
+#include "slices/slice.h"
 #include "tell.h"
 #include "waited.h"
 

@@ -9,11 +9,11 @@
 #include "../common/lg_clock.h"
 #include "../common/lg_seqlock.h"
 #include "agent.h"
-#include "answer.h"
+#include "asgi/answer.h"
 #include "charge.h"
 #include "names.h"
 #include "pycompat.h"
-#include "sample.h"
+#include "watchdog/sample.h"
 
 /* One stall, from where it was charged to where it is told. */
 struct lg_tale {

@@ -22,7 +22,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "note.h"
+#include "watchdog/note.h"
 
 struct lg_agent;
 struct lg_loop;

@@ -1,5 +1,5 @@
 /*
- * pystack_probe.c - lets Python tests reach agent/pystack.h.
+ * pystack_probe.c - lets Python tests reach agent/pystack/pystack.h.
  *
  * Not part of the package: tests/python/test_pystack.py builds it together
  * with the agent's sources, with the compiler and the headers of the Python
@@ -19,7 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "pystack.h"
+#include "pystack/pystack.h"
 
 #define SYMBOLS_MAX 65536
 #define INDEXES_MAX (LG_PYSTACK_DEPTH + 2)

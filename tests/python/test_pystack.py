@@ -1,4 +1,4 @@
-"""Stacks of Python threads, taken without the GIL (agent/pystack.h).
+"""Stacks of Python threads, taken without the GIL (agent/pystack/pystack.h).
 
 The probe is the agent's own sources and a few functions to call them, built
 here for the Python that runs the tests. What could crash, or refuses system
@@ -35,7 +35,13 @@ from unittest import mock
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ["pystack.c", "pysymbol.c", "pyselftest.c", "pylines.c", "memread.c"]
+SOURCES = [
+    "pystack/pystack.c",
+    "pystack/pysymbol.c",
+    "pystack/pyselftest.c",
+    "pystack/pylines.c",
+    "pystack/memread.c",
+]
 FULL = os.environ.get("LOOPGUARD_TEST_FULL") == "1"
 DEADLINE_S = 100 if FULL else 40
 

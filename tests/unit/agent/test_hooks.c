@@ -30,7 +30,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "hooks.h"
+#include "hooks/hooks.h"
 #include "lg_clock.h"
 
 #define MS LG_NS_PER_MS

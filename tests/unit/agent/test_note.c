@@ -4,7 +4,7 @@
 #include <pthread.h>
 
 #include "lg_atomic.h"
-#include "note.h"
+#include "watchdog/note.h"
 
 static int
 begin(void **state)

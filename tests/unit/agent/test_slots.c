@@ -14,7 +14,7 @@
 #include <sys/types.h>
 #include <unistd.h>
 
-#include "slots.h"
+#include "hooks/slots.h"
 
 #define OURS 1000001
 #define TOOL 1000002

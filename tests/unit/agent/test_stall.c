@@ -2,7 +2,7 @@
 #include "rig_agent.h"
 
 #include "lg_seqlock.h"
-#include "stall.h"
+#include "watchdog/stall.h"
 
 struct rig {
     struct rig_recorder recorder;

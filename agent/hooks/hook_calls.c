@@ -17,7 +17,7 @@
 #include <fcntl.h>
 #include <stdarg.h>
 
-#include "../common/lg_clock.h"
+#include "../../common/lg_clock.h"
 
 #define REAL(name) (lg_hook_globals.real.fn_##name)
 #define FRAME() ((uintptr_t)__builtin_frame_address(0))

@@ -23,7 +23,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "../common/lg_atomic.h"
+#include "../../common/lg_atomic.h"
 
 /* X(CLASS, field of lg_calls, text) */
 #define LG_CALL_CLASSES(X) \

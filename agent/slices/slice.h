@@ -25,7 +25,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "../common/lg_layout.h"
+#include "../../common/lg_layout.h"
 
 struct lg_agent;
 struct lg_loop;

@@ -12,15 +12,15 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "../common/lg_clock.h"
-#include "../common/lg_seqlock.h"
-#include "agent.h"
-#include "pool.h"
+#include "../../common/lg_clock.h"
+#include "../../common/lg_seqlock.h"
+#include "../agent.h"
+#include "../pool.h"
 #include "sample.h"
-#include "slice.h"
+#include "../slices/slice.h"
 #include "stall.h"
-#include "tasks_seen.h"
-#include "threshold.h"
+#include "../tasks_seen.h"
+#include "../threshold.h"
 
 #define SLOW_TICK_NS (50 * LG_NS_PER_MS)
 #define QUIET_AFTER_NS LG_NS_PER_S

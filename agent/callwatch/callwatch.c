@@ -12,8 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../common/lg_atomic.h"
-#include "pycompat.h"
+#include "../../common/lg_atomic.h"
+#include "../pycompat.h"
 
 static void thread_ends(void *thread);
 static bool is_trivial(const struct lg_callwatch *watch, PyObject *code);

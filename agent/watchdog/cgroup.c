@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "../common/lg_layout.h"
+#include "../../common/lg_layout.h"
 
 #define MOUNT "/sys/fs/cgroup"
 

@@ -14,7 +14,7 @@
 #include <frameobject.h>
 #include <stdlib.h>
 
-#include "pycompat.h"
+#include "../pycompat.h"
 
 /* What stood in a thread's place before us. */
 struct lg_saved_profile {

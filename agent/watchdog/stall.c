@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../common/lg_seqlock.h"
+#include "../../common/lg_seqlock.h"
 
 /* As many twins as the shared table has entries at its default size: an older
  * stall's slot has been used again. */

@@ -22,7 +22,7 @@
 #include <gnu/lib-names.h>
 #endif
 
-#include "../common/lg_atomic.h"
+#include "../../common/lg_atomic.h"
 
 #if defined(__x86_64__)
 enum {

@@ -9,11 +9,11 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "../common/lg_clock.h"
-#include "agent.h"
-#include "charge.h"
-#include "names.h"
-#include "pycompat.h"
+#include "../../common/lg_clock.h"
+#include "../agent.h"
+#include "../charge.h"
+#include "../names.h"
+#include "../pycompat.h"
 
 #define FIELDS_MAX 6
 #define REQUEST_ID_LENGTH 8

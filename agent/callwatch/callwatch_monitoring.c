@@ -19,7 +19,7 @@
 
 #include <stddef.h>
 
-#include "pycompat.h"
+#include "../pycompat.h"
 
 struct callback {
     PyObject_HEAD

@@ -6,9 +6,9 @@
 
 #include <string.h>
 
-#include "../common/lg_clock.h"
-#include "../common/lg_geometry.h"
-#include "pycompat.h"
+#include "../../common/lg_clock.h"
+#include "../../common/lg_geometry.h"
+#include "../pycompat.h"
 
 static double seconds_since_1970(uint64_t mono_ns);
 static PyObject *own_stack(const struct lg_slice_call *call);

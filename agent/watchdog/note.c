@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-#include "../common/lg_atomic.h"
+#include "../../common/lg_atomic.h"
 
 struct lg_note *
 lg_note_begin(struct lg_notes *notes)

@@ -13,8 +13,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "../common/lg_layout.h"
-#include "pystack.h"
+#include "../../common/lg_layout.h"
+#include "../pystack/pystack.h"
 
 enum lg_note_kind {
     LG_NOTE_STEP,                       /* a step over its threshold ended */

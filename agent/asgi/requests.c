@@ -5,12 +5,12 @@
 
 #include <string.h>
 
-#include "agent.h"
+#include "../agent.h"
 #include "answer.h"
-#include "charge.h"
-#include "names.h"
-#include "pool.h"
-#include "pycompat.h"
+#include "../charge.h"
+#include "../names.h"
+#include "../pool.h"
+#include "../pycompat.h"
 
 static struct lg_owner *running_here(const struct lg_agent *agent);
 static PyObject *describe(const struct lg_owner *owner);

@@ -11,10 +11,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "../common/lg_clock.h"
+#include "../../common/lg_clock.h"
 #include "cgroup.h"
-#include "memread.h"
-#include "pool.h"
+#include "../pystack/memread.h"
+#include "../pool.h"
 #include "syscalls.h"
 
 struct lg_sampler {

@@ -12,7 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "../common/lg_clock.h"
+#include "../../common/lg_clock.h"
 
 #if defined(__x86_64__)
 #include <x86intrin.h>

@@ -7,7 +7,7 @@
 
 #include <stdbool.h>
 
-#include "../common/lg_layout.h"
+#include "../../common/lg_layout.h"
 
 struct lg_syscall {
     long number;

@@ -6,14 +6,14 @@
 #include <stddef.h>
 #include <string.h>
 
-#include "../common/lg_clock.h"
-#include "agent.h"
+#include "../../common/lg_clock.h"
+#include "../agent.h"
 #include "answer.h"
-#include "charge.h"
-#include "names.h"
-#include "pycompat.h"
-#include "step.h"
-#include "task.h"
+#include "../charge.h"
+#include "../names.h"
+#include "../pycompat.h"
+#include "../step.h"
+#include "../task.h"
 
 struct asgi {
     PyObject_HEAD

@@ -7,9 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../common/lg_clock.h"
-#include "agent.h"
-#include "pycompat.h"
+#include "../../common/lg_clock.h"
+#include "../agent.h"
+#include "../pycompat.h"
 #include "slice.h"
 
 #define PLACES 512u                     /* a power of two */

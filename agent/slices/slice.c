@@ -12,11 +12,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../common/lg_clock.h"
-#include "../common/lg_seqlock.h"
-#include "charge.h"
-#include "pycompat.h"
-#include "sample.h"
+#include "../../common/lg_clock.h"
+#include "../../common/lg_seqlock.h"
+#include "../charge.h"
+#include "../pycompat.h"
+#include "../watchdog/sample.h"
 
 static struct lg_slice_room *room_of(const struct lg_loop *loop);
 static void begin(struct lg_slice_room *room, const struct lg_loop *loop, struct lg_owner *owner,

@@ -8,7 +8,7 @@
 #ifndef LG_AGENT_SLICE_PRIVATE_H
 #define LG_AGENT_SLICE_PRIVATE_H
 
-#include "agent.h"
+#include "../agent.h"
 #include "slice.h"
 
 #define LG_SLICE_DEPTH 8u               /* slices within each other */

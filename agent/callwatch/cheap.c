@@ -3,7 +3,7 @@
  */
 #include "cheap.h"
 
-#include "pycompat.h"
+#include "../pycompat.h"
 
 bool
 lg_cheap_add(struct lg_cheap *cheap, PyObject *callable)

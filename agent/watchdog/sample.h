@@ -9,7 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "agent.h"
+#include "../agent.h"
 #include "stall.h"
 
 #define LG_BRIEF_STACKS 4u

@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 #include "note.h"
-#include "record.h"
+#include "../record.h"
 
 /* What identifies a stall until it is closed. */
 struct lg_stall_key {

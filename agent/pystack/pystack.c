@@ -21,7 +21,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "../common/lg_atomic.h"
+#include "../../common/lg_atomic.h"
 
 #if defined(Py_GIL_DISABLED)
 #define OFF_REASON "free-threaded Python is not supported"

@@ -7,10 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../common/lg_clock.h"
-#include "agent.h"
-#include "names.h"
-#include "pycompat.h"
+#include "../../common/lg_clock.h"
+#include "../agent.h"
+#include "../names.h"
+#include "../pycompat.h"
 
 struct handle {
     PyObject_HEAD
