@@ -6,8 +6,6 @@ page that mode "strict" sends in the place of a guilty request's answer.
 
 from __future__ import annotations
 
-import html
-import json
 import logging
 from collections.abc import Coroutine, Iterable
 from typing import Any
@@ -130,6 +128,8 @@ def _accepts_html(headers: Iterable[tuple[bytes, bytes]]) -> bool:
 
 
 def _json(request_id: str, method: str, path: str, count: int, total_ms: float) -> str:
+    import json  # noqa: PLC0415 - only a refusal needs it
+
     return json.dumps(
         {
             "error": "event_loop_blocked",
@@ -143,6 +143,8 @@ def _json(request_id: str, method: str, path: str, count: int, total_ms: float) 
 
 
 def _page(request_id: str, method: str, path: str, count: int, total_ms: float) -> str:
+    import html  # noqa: PLC0415 - only a refusal needs it
+
     # method and path are whatever the client sent
     what = html.escape(f"{method} {path}")
     rows = "\n".join(
