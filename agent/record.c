@@ -16,6 +16,8 @@
 #define STRING_SLOTS 16384u             /* powers of two, > entries that can be */
 #define FRAME_SLOTS 16384u
 #define STACK_SLOTS 1024u
+/* Longer than it takes to intern a deep stack; a name is new but once. */
+#define TRIES 2000
 
 static uint64_t hash_bytes(const void *data, size_t length, uint64_t seed);
 static struct lg_name_slot *name_find(struct lg_name_slot *table, uint32_t slots, uint64_t hash);
@@ -189,11 +191,13 @@ names_enter(struct lg_recorder *rec, enum lg_wait wait)
     if (wait == LG_WAIT) {
         return pthread_mutex_lock(&rec->names) == 0;
     }
-    if (pthread_mutex_trylock(&rec->names) != 0) {
-        lg_add_single(&rec->seg.self->intern_busy, 1);
-        return false;
+    for (int i = 0; i < TRIES; i++) {
+        if (pthread_mutex_trylock(&rec->names) == 0) {
+            return true;
+        }
     }
-    return true;
+    lg_add_single(&rec->seg.self->intern_busy, 1);
+    return false;
 }
 
 static uint32_t

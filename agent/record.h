@@ -4,7 +4,8 @@
  * Who may enter: whoever holds the GIL (endpoint counters, rings 0 and 1) and
  * the watchdog thread (ring 2, stalls, stacks, strings). What both need, the
  * tables of names, is guarded by a private mutex: the watchdog waits for it,
- * the GIL's side only tries (a miss is id 0, counted in SELF). No Python here.
+ * the GIL's side only tries, for a tenth of a millisecond at most (a miss is id 0,
+ * counted in SELF). No Python here.
  *
  * Nothing is ever read back from the segment to index memory: cursors and the
  * tables of names are private.

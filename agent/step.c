@@ -241,7 +241,9 @@ leave(struct timed *self, struct running *r, bool finished)
         loop->excluded_ns = r->outer_excluded_ns + whole;
         loop->step_sums = r->outer_sums;
         loop->step_gc_ns = r->outer_gc_ns;
-        lg_loop_publish(loop, r->outer, r->outer_start_ns, LG_LOOP_STEP);
+        /* As old as what it did itself: to the watchdog it must not look as if
+         * the nested time were its own. */
+        lg_loop_publish(loop, r->outer, r->outer_start_ns + loop->excluded_ns, LG_LOOP_STEP);
     }
     if (finished && self->root) {
         finish_root(self, now, PyErr_Occurred() != NULL);

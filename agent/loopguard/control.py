@@ -26,6 +26,7 @@ class _State:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.config: LoopGuardConfig | None = None  # None: not started
+        self.life = 0  # how often it was started
         self.reported = ""  # last reason logged
         self.subscriptions: list[Subscription] = []  # the configuration's own
         self.for_tests = False  # a test run armed it, not the application
@@ -79,6 +80,13 @@ def is_provisional() -> bool:
 def is_running() -> bool:
     """Whether the agent is armed in this process."""
     return _state.config is not None
+
+
+def life() -> int:
+    """Number of the present life of the agent: `stop` ends it, the next start
+    begins another one.
+    """
+    return _state.life
 
 
 def prometheus_enabled() -> bool:
@@ -168,6 +176,7 @@ def _arm(config: LoopGuardConfig) -> bool:
         _report(f"switched off: {error}")
         return False
     _state.config = config
+    _state.life += 1
     _agent.set_route_namer(routes.template)
     patches.apply()
     threads.apply()

@@ -14,24 +14,31 @@ if TYPE_CHECKING:
     import asyncio  # three times the import time of all the rest
 
 _lock = threading.Lock()
-_started_for_watches = False
-_open_watches = 0
+
+
+class _Watches:
+    """Those of one life of the agent: `loopguard.stop()` ends all of them."""
+
+    life = 0
+    brought_it_in = False  # the agent was started for the first of them
+    count = 0
 
 
 class Watch:
     """A loop being watched; made by `watch`, ended by `stop` or a ``with``."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, config: LoopGuardConfig) -> None:
-        global _open_watches, _started_for_watches
-        self._open = False
+        self._life = 0  # none: not open
         with _lock:
             was_running = control.is_running()
             if not control.start(config):
                 return
-            if not was_running:
-                _started_for_watches = True
-            self._open = True
-            _open_watches += 1
+            self._life = control.life()
+            if _Watches.life != self._life:
+                _Watches.life = self._life
+                _Watches.brought_it_in = not was_running
+                _Watches.count = 0
+            _Watches.count += 1
         if _running_loop() is loop:
             _agent.watch_loop()
         else:
@@ -41,14 +48,14 @@ class Watch:
         """Ends it. The last one to end takes the agent out of the process, if
         it was a watch that brought it in. Safe to call twice.
         """
-        global _open_watches, _started_for_watches
         with _lock:
-            if not self._open:
+            is_open = self._life != 0 and self._life == _Watches.life
+            self._life = 0
+            if not is_open or not control.is_running() or control.life() != _Watches.life:
                 return
-            self._open = False
-            _open_watches -= 1
-            if _open_watches == 0 and _started_for_watches:
-                _started_for_watches = False
+            _Watches.count -= 1
+            if _Watches.count == 0 and _Watches.brought_it_in:
+                _Watches.brought_it_in = False
                 control.stop()
 
     def __enter__(self) -> Watch:

@@ -268,3 +268,16 @@ def test_routes_are_patched_when_starlette_is_imported_later() -> None:
 
 def test_version_is_that_of_the_distribution() -> None:
     assert loopguard.__version__ == metadata.version("loopguard-top")
+
+
+def test_watch_that_outlives_the_agent_keeps_no_later_one_alive() -> None:
+    async def main() -> None:
+        forgotten = loopguard.watch()
+        loopguard.stop()
+        with loopguard.watch():
+            assert loopguard.status()["patched"]
+            forgotten.stop()
+            assert loopguard.status()["patched"]
+        assert not loopguard.status()["patched"]
+
+    asyncio.run(main())
