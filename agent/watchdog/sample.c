@@ -425,6 +425,7 @@ lg_watch_begin(struct lg_watch *watch, struct lg_loop *loop)
         snprintf(path, sizeof(path), "/proc/self/task/%d/syscall", (int)loop->tid);
         watch->syscall_fd = open(path, O_RDONLY | O_CLOEXEC);
         lg_sample_baseline(loop, watch);
+        lg_sample_baseline_delay(watch);
         watch->throttled_first = watch->throttled;
     }
 }
@@ -456,8 +457,6 @@ lg_sample_baseline(struct lg_loop *loop, struct lg_watch *watch)
     if (loop->has_cpu_clock && clock_gettime(loop->cpu_clock, &ts) == 0) {
         watch->cpu_ns = lg_timespec_ns(&ts);
     }
-    watch->run_delay_ns = lg_schedstat_run_delay(watch->schedstat_fd);
-    watch->throttled = lg_cgroup_throttled(watch->throttled_fd);
     watch->sums.io = lg_load_relaxed(&loop->calls.io_ns);
     watch->sums.disk = lg_load_relaxed(&loop->calls.disk_ns);
     watch->sums.lock = lg_load_relaxed(&loop->calls.lock_ns);
@@ -465,9 +464,19 @@ lg_sample_baseline(struct lg_loop *loop, struct lg_watch *watch)
 }
 
 void
-lg_sample_throttled(const struct lg_loop *loop, const struct lg_watch *watch)
+lg_sample_baseline_delay(struct lg_watch *watch)
+{
+    watch->run_delay_ns = lg_schedstat_run_delay(watch->schedstat_fd);
+    watch->throttled = lg_cgroup_throttled(watch->throttled_fd);
+}
+
+void
+lg_sample_throttled(const struct lg_loop *loop, struct lg_watch *watch)
 {
     uint64_t throttled = lg_cgroup_throttled(watch->throttled_fd);
+    if (!watch->active) {
+        watch->throttled = throttled;
+    }
     if (throttled != LG_NONE && watch->throttled_first != LG_NONE) {
         lg_store_relaxed(&loop->entry->throttled, throttled - watch->throttled_first);
     }

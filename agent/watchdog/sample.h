@@ -22,6 +22,7 @@ struct lg_watch {
     uint64_t last_ns;                   /* previous sample */
     struct lg_stall_key base_key;       /* what ran when the clocks below were read first */
     uint64_t base_ns;
+    struct lg_stall_key delay_key;      /* what ran when run_delay_ns was read first */
     uint64_t cpu_ns;                    /* thread clocks at the previous sample */
     uint64_t run_delay_ns;
     struct lg_sums sums;
@@ -88,11 +89,16 @@ bool lg_sample_in_loop(struct lg_sampler *sampler, const struct lg_loop *loop);
 uint32_t lg_sample_thread(struct lg_sampler *sampler, uint64_t tstate, uint32_t endpoint,
                           uint64_t now_ns);
 
-/* Brings the idle baselines of a loop's thread up to date, once a tick. */
+/* Brings the baselines of a loop's thread up to date: its CPU clock and its
+ * calls, a microsecond. */
 void lg_sample_baseline(struct lg_loop *loop, struct lg_watch *watch);
+/* And those that the kernel writes as text, tens of microseconds: only for a
+ * step that may become a stall. */
+void lg_sample_baseline_delay(struct lg_watch *watch);
 
-/* Cgroup periods throttled since the loop is known, into its entry. */
-void lg_sample_throttled(const struct lg_loop *loop, const struct lg_watch *watch);
+/* Cgroup periods throttled since the loop is known, into its entry. Once a
+ * second. */
+void lg_sample_throttled(const struct lg_loop *loop, struct lg_watch *watch);
 
 /* Opens and closes a watch's descriptors. Begins anew with another loop. */
 void lg_watch_begin(struct lg_watch *watch, struct lg_loop *loop);

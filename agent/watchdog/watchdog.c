@@ -4,6 +4,7 @@
 #include "watchdog.h"
 
 #include <errno.h>
+#include <linux/futex.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stddef.h>
@@ -30,9 +31,7 @@
 struct lg_watchdog {
     struct lg_agent *agent;
     pthread_t thread;
-    pthread_mutex_t lock;               /* for the stop flag alone */
-    pthread_cond_t wake;
-    bool stop;
+    uint32_t stop;                      /* a futex: the thread sleeps on it */
     struct lg_stalls *stalls;
     struct lg_sampler *sampler;
     struct lg_watch watch[LG_LOOPS];
@@ -58,6 +57,7 @@ static bool pause_until(struct lg_watchdog *w, uint64_t when_ns);
 static void tick(struct lg_watchdog *w, uint64_t now_ns);
 static void look_in_passing(struct lg_watchdog *w, struct lg_loop *loop,
                             const struct lg_loop_entry *line, uint64_t now_ns);
+static void read_cpu_clock(struct lg_loop *loop);
 static void move_threshold(struct lg_agent *agent, struct lg_loop *loop, uint64_t now_ns);
 static void count_brief(struct lg_watch *watch, const struct lg_pystack_sample *frames);
 static bool is_same_stack(const struct lg_pystack_sample *a, const struct lg_pystack_sample *b);
@@ -99,12 +99,6 @@ lg_watchdog_start(struct lg_agent *agent)
     w->agent = agent;
     w->stalls = lg_stalls_new(&agent->rec);
     w->sampler = lg_sampler_new(agent);
-    pthread_mutex_init(&w->lock, NULL);
-    pthread_condattr_t attributes;
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(&w->wake, &attributes);
-    pthread_condattr_destroy(&attributes);
     for (int i = 0; i < LG_LOOPS; i++) {
         lg_watch_end(&w->watch[i]);
     }
@@ -138,10 +132,8 @@ lg_watchdog_stop(struct lg_agent *agent)
     if (w == NULL) {
         return;
     }
-    pthread_mutex_lock(&w->lock);
-    w->stop = true;
-    pthread_cond_signal(&w->wake);
-    pthread_mutex_unlock(&w->lock);
+    lg_store32_release(&w->stop, 1);    /* pairs with the load in pause_until() */
+    (void)syscall(SYS_futex, &w->stop, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
     pthread_join(w->thread, NULL);
     lg_watchdog_forget(agent);
 }
@@ -196,23 +188,21 @@ fast_tick_ns(const struct lg_agent *agent)
     return tick_ns < LG_NS_PER_MS ? LG_NS_PER_MS : tick_ns;
 }
 
-/* False when it is time to end. */
+/* False when it is time to end. One system call a tick: no condition variable. */
 static bool
 pause_until(struct lg_watchdog *w, uint64_t when_ns)
 {
     struct timespec ts = {.tv_sec = (time_t)(when_ns / LG_NS_PER_S),
                           .tv_nsec = (long)(when_ns % LG_NS_PER_S)};
-    pthread_mutex_lock(&w->lock);
-    int err = 0;
-    while (!w->stop && err != ETIMEDOUT) {
-        err = pthread_cond_timedwait(&w->wake, &w->lock, &ts);
-        if (err != 0 && err != ETIMEDOUT) {
-            break;
+    while (lg_load32_acquire(&w->stop) == 0) {
+        /* Until that time of CLOCK_MONOTONIC, or until the word is not 0. */
+        if (syscall(SYS_futex, &w->stop, FUTEX_WAIT_BITSET_PRIVATE, 0, &ts, NULL,
+                    FUTEX_BITSET_MATCH_ANY) != 0 &&
+            errno != EINTR && errno != EAGAIN) {
+            break;                      /* ETIMEDOUT */
         }
     }
-    bool go_on = !w->stop;
-    pthread_mutex_unlock(&w->lock);
-    return go_on;
+    return lg_load32_acquire(&w->stop) == 0;
 }
 
 /* ---- one round --------------------------------------------------------- */
@@ -289,12 +279,17 @@ look(struct lg_watchdog *w, struct lg_loop *loop, uint64_t now_ns)
     }
     else {
         leave_watch(loop, watch);
-        if (threshold == 0 || !lg_stall_same(&key, &watch->base_key)) {
+        if (threshold != 0 && !lg_stall_same(&key, &watch->base_key)) {
             /* From the first sight of a step on, so that a stall's first sample
              * has nearly all of it. */
             lg_sample_baseline(loop, watch);
             watch->base_key = key;
             watch->base_ns = now_ns;
+        }
+        if (threshold != 0 && now_ns > start && now_ns - start >= LG_NS_PER_MS &&
+            !lg_stall_same(&key, &watch->delay_key)) {
+            lg_sample_baseline_delay(watch);
+            watch->delay_key = key;
         }
         if (threshold != 0 && now_ns - start >= agent->settings.config.cumulative_min_step_ns &&
             now_ns > start && lg_sample_brief(w->sampler, loop, &w->passing)) {
@@ -303,12 +298,18 @@ look(struct lg_watchdog *w, struct lg_loop *loop, uint64_t now_ns)
     }
     if (awake != 0 || whole == false || LG_LOOP_STATE(a->state) == LG_LOOP_STEP) {
         w->last_active_ns = now_ns;
-    }
-    struct timespec ts;
-    if (loop->has_cpu_clock && clock_gettime(loop->cpu_clock, &ts) == 0) {
-        lg_store_relaxed(&e->cpu_now_ns, lg_timespec_ns(&ts));
+        read_cpu_clock(loop);           /* in poll it stands still */
     }
     lg_store_release(&e->heartbeat_ns, now_ns);
+}
+
+static void
+read_cpu_clock(struct lg_loop *loop)
+{
+    struct timespec ts;
+    if (loop->has_cpu_clock && clock_gettime(loop->cpu_clock, &ts) == 0) {
+        lg_store_relaxed(&loop->entry->cpu_now_ns, lg_timespec_ns(&ts));
+    }
 }
 
 /* The stack of what is no stall yet: for the one that it may become, and for the
@@ -423,8 +424,19 @@ watch_over(struct lg_watchdog *w, struct lg_loop *loop, const struct lg_stall_ke
         watch->active = true;
         watch->key = *key;
         watch->start_ns = start_ns;
-        bool seen_before = lg_stall_same(key, &watch->base_key);
-        watch->last_ns = seen_before && watch->base_ns > start_ns ? watch->base_ns : start_ns;
+        if (!lg_stall_same(key, &watch->base_key)) {
+            lg_sample_baseline(loop, watch);
+            watch->base_key = *key;
+            watch->base_ns = now_ns;
+        }
+        watch->last_ns = watch->base_ns > start_ns ? watch->base_ns : start_ns;
+        if (!lg_stall_same(key, &watch->delay_key)) {
+            /* Seen late. What it waited for a core is not known; whether the
+             * group was throttled goes by the reading before. */
+            uint64_t throttled = watch->throttled;
+            lg_sample_baseline_delay(watch);
+            watch->throttled = throttled;
+        }
         memset(&loop->votes, 0, sizeof(loop->votes));
         lg_store_relaxed(&loop->holder, 0);
         state->start_ns = start_ns;
@@ -752,6 +764,7 @@ every_second(struct lg_watchdog *w, uint64_t now_ns)
         uint64_t busy = lg_load_relaxed(&e->sum_lag_ns);
         lg_tasks_seen(agent, loop);
         lg_sample_throttled(loop, &w->watch[i]);
+        read_cpu_clock(loop);
         if (iterations != w->before[i].iterations) {
             lg_record_push(&agent->rec, LG_RING_WATCHDOG, now_ns, LG_REC_LAG, 0, 0,
                            lg_load_relaxed(&e->last_lag_ns), iterations - w->before[i].iterations,
