@@ -143,7 +143,7 @@ def interpreters() -> dict[str, str]:
     """The environments that can be had, by variant; says which cannot."""
     show_progress("installing what is compared")
     python = environments.make_ours()
-    found = {NONE: python, OURS: python, NO_TASKS: python}
+    found = {NONE: python, variants.AGAIN.name: python, OURS: python, NO_TASKS: python}
     left_out = {}
     for variant in variants.PEERS:
         python, why = environments.make(variant)

@@ -20,6 +20,7 @@ class Variant:
 
 
 NONE = Variant("none")
+AGAIN = Variant("none, again")  # what differs from "none" here is the machine
 OURS = Variant("loopguard")
 NO_TASKS = Variant("loopguard, no tasks")
 CALLS = Variant("loopguard.calls")
@@ -32,7 +33,7 @@ PEERS = (
     Variant("asyncio debug"),
 )
 PY_SPY = Variant("py-spy 100 Hz", "py-spy", "0.4.3")
-ALL = {v.name: v for v in (NONE, OURS, NO_TASKS, *PEERS, PY_SPY)}
+ALL = {v.name: v for v in (NONE, AGAIN, OURS, NO_TASKS, *PEERS, PY_SPY)}
 
 
 def around(name: str, app: Any) -> Any:
