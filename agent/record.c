@@ -16,7 +16,7 @@
 #define STRING_SLOTS 16384u             /* powers of two, > entries that can be */
 #define FRAME_SLOTS 16384u
 #define STACK_SLOTS 1024u
-/* Longer than it takes to intern a deep stack; a name is new but once. */
+/* Longer than it takes to intern a frame; a name is new but once. */
 #define TRIES 2000
 
 static uint64_t hash_bytes(const void *data, size_t length, uint64_t seed);
@@ -24,6 +24,7 @@ static struct lg_name_slot *name_find(struct lg_name_slot *table, uint32_t slots
 static uint32_t intern_string(struct lg_recorder *rec, const char *text, size_t length);
 static uint32_t intern_endpoint(struct lg_recorder *rec, uint64_t key, uint64_t now_ns);
 static bool names_enter(struct lg_recorder *rec, enum lg_wait wait);
+static void names_give_way(struct lg_recorder *rec);
 static void table_full(struct lg_recorder *rec, enum lg_section_kind kind, uint64_t *counter);
 static struct lg_cell *cell_at(struct lg_recorder *rec, uint32_t endpoint, uint32_t index,
                                uint32_t number);
@@ -191,13 +192,29 @@ names_enter(struct lg_recorder *rec, enum lg_wait wait)
     if (wait == LG_WAIT) {
         return pthread_mutex_lock(&rec->names) == 0;
     }
-    for (int i = 0; i < TRIES; i++) {
-        if (pthread_mutex_trylock(&rec->names) == 0) {
-            return true;
-        }
+    if (pthread_mutex_trylock(&rec->names) == 0) {
+        return true;
     }
-    lg_add_single(&rec->seg.self->intern_busy, 1);
-    return false;
+    lg_store32_relaxed(&rec->names_wanted, 1);
+    bool entered = false;
+    for (int i = 0; i < TRIES && !entered; i++) {
+        entered = pthread_mutex_trylock(&rec->names) == 0;
+    }
+    lg_store32_relaxed(&rec->names_wanted, 0);
+    if (!entered) {
+        lg_add_single(&rec->seg.self->intern_busy, 1);
+    }
+    return entered;
+}
+
+/* The watchdog, between two frames of a stack: a loop thread that tries goes
+ * first. Not for ever: it may have been kept from running just then. */
+static void
+names_give_way(struct lg_recorder *rec)
+{
+    pthread_mutex_unlock(&rec->names);
+    for (int i = 0; i < TRIES && lg_load32_relaxed(&rec->names_wanted) != 0; i++) {}
+    pthread_mutex_lock(&rec->names);
 }
 
 static uint32_t
@@ -302,6 +319,7 @@ lg_record_stack(struct lg_recorder *rec, const struct lg_plain_frame *frames, ui
             slot->id = index;
         }
         next = slot->id;
+        names_give_way(rec);
     }
     uint64_t key[2] = {next, endpoint};
     uint64_t hash = hash_bytes(key, sizeof(key), 3);

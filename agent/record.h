@@ -33,6 +33,7 @@ struct lg_name_slot {                   /* private, open addressing */
 struct lg_recorder {
     struct lg_segment seg;
     struct lg_ring_writer ring[3];      /* by enum lg_ring_index */
+    uint32_t names_wanted;              /* the GIL's side tries just now */
     pthread_mutex_t names;              /* guards all that follows */
     struct lg_name_slot *strings;       /* hash of text -> id */
     struct lg_name_slot *endpoints;     /* hash of key -> index */
