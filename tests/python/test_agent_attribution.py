@@ -980,13 +980,17 @@ def test_busy_time_of_the_loop_holds_its_steps(kind: str) -> None:
                 time.sleep(0.01)
                 await asyncio.sleep(0.01)
 
+        before = time.perf_counter()
         await request(control.measured(handler))
+        wall.append((time.perf_counter() - before) * 1e3)
 
+    wall: list[float] = []
     seen = told(kind, main())
     loop = seen.loops[0]
-    assert 50 <= loop.busy_ms < 100
+    # a busy machine makes all of it longer, but nobody sleeps less
+    assert 50 <= loop.busy_ms < wall[0] - 40
     assert loop.iterations >= 5
-    assert 10 <= loop.max_lag_ms < 40
+    assert 10 <= loop.max_lag_ms <= loop.busy_ms - 40
 
 
 def test_block_is_seen_while_it_lasts(kind: str) -> None:
