@@ -16,11 +16,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 HERE = Path(__file__).resolve().parent
 DEADLINE_S = 60.0
@@ -37,15 +38,18 @@ def main() -> int:
     options = arguments()
     viewer = find_viewer()
     port = free_port()
-    worker = start_worker(port, options.loop)
+    log = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the worker; the screen is the viewer's
+    worker = start_worker(port, options.loop, log)
     load = None
     try:
-        wait_until_it_serves(worker, port)
+        wait_until_it_serves(worker, port, log)
         load = start_load(port)
         if options.post_mortem:
             return show_the_dead(viewer, worker, port)
         if sys.stdout.isatty():
-            return subprocess.call([viewer, "--pid", str(worker.pid)])
+            status = subprocess.call([viewer, "--pid", str(worker.pid)])
+            print("The worker's own log of its blocks ends with:", *last_lines(log), sep="\n  ")
+            return status
         return show_once(viewer, worker, port)
     finally:
         for process in (load, worker):
@@ -73,11 +77,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start_worker(port: int, loop: str) -> subprocess.Popen[bytes]:
+def start_worker(port: int, loop: str, log: IO[bytes]) -> subprocess.Popen[bytes]:
     """By the launcher: its exec keeps the pid, so this is the worker's."""
     command = [sys.executable, "-m", "loopguard", "run", "--", sys.executable, "-m", "uvicorn"]
     command += ["app:app", "--port", str(port), "--loop", loop, "--log-level", "warning"]
-    return subprocess.Popen(command, cwd=HERE, stdout=subprocess.DEVNULL)
+    return subprocess.Popen(command, cwd=HERE, stdout=subprocess.DEVNULL, stderr=log)
+
+
+def last_lines(log: IO[bytes]) -> list[str]:
+    log.seek(0)
+    return log.read().decode(errors="replace").splitlines()[-5:]
 
 
 def start_load(port: int) -> subprocess.Popen[bytes]:
@@ -85,11 +94,12 @@ def start_load(port: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen([*command, "--duration", "3600"], stdout=subprocess.DEVNULL)
 
 
-def wait_until_it_serves(worker: subprocess.Popen[bytes], port: int) -> None:
+def wait_until_it_serves(worker: subprocess.Popen[bytes], port: int, log: IO[bytes]) -> None:
     end_time = time.monotonic() + DEADLINE_S
     while time.monotonic() < end_time:
         if worker.poll() is not None:
-            raise DemoError(f"the application ended with status {worker.returncode}")
+            said = "\n  ".join(last_lines(log))
+            raise DemoError(f"the application ended with status {worker.returncode}:\n  {said}")
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
         except (urllib.error.URLError, OSError):
