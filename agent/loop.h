@@ -19,6 +19,7 @@
 #include <time.h>
 
 #include "../common/lg_atomic.h"
+#include "../common/lg_clock.h"
 #include "../common/lg_layout.h"
 #include "../common/lg_seqlock.h"
 #include "cause.h"
@@ -188,6 +189,30 @@ lg_loop_sums(const struct lg_loop *loop)
         .lock = loop->calls.lock_ns,
         .gil = loop->calls.gil_ns,
     };
+}
+
+/* The same from another thread. */
+static inline struct lg_sums
+lg_loop_sums_seen(const struct lg_loop *loop)
+{
+    return (struct lg_sums){
+        .io = lg_load_relaxed(&loop->calls.io_ns),
+        .disk = lg_load_relaxed(&loop->calls.disk_ns),
+        .lock = lg_load_relaxed(&loop->calls.lock_ns),
+        .gil = lg_load_relaxed(&loop->calls.gil_ns),
+    };
+}
+
+/* The thread's CPU clock, from any thread. False where it cannot be read. */
+static inline bool
+lg_loop_cpu(const struct lg_loop *loop, uint64_t *ns)
+{
+    struct timespec ts;
+    if (!loop->has_cpu_clock || clock_gettime(loop->cpu_clock, &ts) != 0) {
+        return false;
+    }
+    *ns = lg_timespec_ns(&ts);
+    return true;
 }
 
 /* Time that a step used counts towards reading the CPU clock: once per half a

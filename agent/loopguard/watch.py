@@ -49,9 +49,9 @@ class Watch:
         it was a watch that brought it in. Safe to call twice.
         """
         with _lock:
-            is_open = self._life != 0 and self._life == _Watches.life
+            is_open = control.is_running() and self._life == control.life() == _Watches.life
             self._life = 0
-            if not is_open or not control.is_running() or control.life() != _Watches.life:
+            if not is_open:
                 return
             _Watches.count -= 1
             if _Watches.count == 0 and _Watches.brought_it_in:

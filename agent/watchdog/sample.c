@@ -111,12 +111,7 @@ sample_clocks(struct lg_loop *loop, struct lg_watch *watch, struct lg_stall_stat
               uint64_t now_ns, bool collecting)
 {
     struct lg_stretch stretch = {.wall_ns = now_ns - watch->last_ns};
-    struct lg_sums sums = {
-        .io = lg_load_relaxed(&loop->calls.io_ns),
-        .disk = lg_load_relaxed(&loop->calls.disk_ns),
-        .lock = lg_load_relaxed(&loop->calls.lock_ns),
-        .gil = lg_load_relaxed(&loop->calls.gil_ns),
-    };
+    struct lg_sums sums = lg_loop_sums_seen(loop);
     stretch.calls.io = grown(sums.io, watch->sums.io);
     stretch.calls.disk = grown(sums.disk, watch->sums.disk);
     stretch.calls.lock = grown(sums.lock, watch->sums.lock);
@@ -137,9 +132,8 @@ sample_clocks(struct lg_loop *loop, struct lg_watch *watch, struct lg_stall_stat
                                                &watch->sums.lock, &watch->sums.gil};
         *seen[class] += now_ns - since;
     }
-    struct timespec ts;
-    if (loop->has_cpu_clock && clock_gettime(loop->cpu_clock, &ts) == 0) {
-        uint64_t cpu = lg_timespec_ns(&ts);
+    uint64_t cpu;
+    if (lg_loop_cpu(loop, &cpu)) {
         stretch.used.cpu_ns = cpu - watch->cpu_ns;
         watch->cpu_ns = cpu;
     }
@@ -453,14 +447,8 @@ lg_watch_end(struct lg_watch *watch)
 void
 lg_sample_baseline(struct lg_loop *loop, struct lg_watch *watch)
 {
-    struct timespec ts;
-    if (loop->has_cpu_clock && clock_gettime(loop->cpu_clock, &ts) == 0) {
-        watch->cpu_ns = lg_timespec_ns(&ts);
-    }
-    watch->sums.io = lg_load_relaxed(&loop->calls.io_ns);
-    watch->sums.disk = lg_load_relaxed(&loop->calls.disk_ns);
-    watch->sums.lock = lg_load_relaxed(&loop->calls.lock_ns);
-    watch->sums.gil = lg_load_relaxed(&loop->calls.gil_ns);
+    (void)lg_loop_cpu(loop, &watch->cpu_ns);
+    watch->sums = lg_loop_sums_seen(loop);
 }
 
 void

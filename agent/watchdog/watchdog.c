@@ -306,9 +306,9 @@ look(struct lg_watchdog *w, struct lg_loop *loop, uint64_t now_ns)
 static void
 read_cpu_clock(struct lg_loop *loop)
 {
-    struct timespec ts;
-    if (loop->has_cpu_clock && clock_gettime(loop->cpu_clock, &ts) == 0) {
-        lg_store_relaxed(&loop->entry->cpu_now_ns, lg_timespec_ns(&ts));
+    uint64_t ns;
+    if (lg_loop_cpu(loop, &ns)) {
+        lg_store_relaxed(&loop->entry->cpu_now_ns, ns);
     }
 }
 
